@@ -1,0 +1,92 @@
+"""How one parameter is cut into chunks.
+
+Shapes: R x C = a parameter as a matrix; A x B = one chunk; N = chunks; K = A * B; T = kept per chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MAX_CHUNK_SIZE = 64
+"""Longest side of a chunk: the exact update needs 64 * 1023 * 256 < 2**24 (docs/design.md, section 5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkGrid:
+    """The chunks of one parameter, in row-major order.
+
+    A matrix is cut into tiles of `height` x `width`, the last ones padded with zeros. A vector is one row,
+    cut into pieces of 1 x `width`. A scalar is a vector of one element. A tensor of more than two
+    dimensions is flattened to (first, all others).
+    """
+
+    shape: tuple[int, ...]
+    """Shape of the parameter."""
+
+    height: int
+    """A: rows of a chunk; 1..MAX_CHUNK_SIZE; 1 for vectors."""
+
+    width: int
+    """B: columns of a chunk; 1..MAX_CHUNK_SIZE."""
+
+    topk: int
+    """T: coefficients sent per chunk at most; 1..height * width."""
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether chunks have one dimension, and the transform one stage."""
+        return len(self.shape) < 2
+
+    @property
+    def rows(self) -> int:
+        """R: rows of the parameter as a matrix."""
+        return 1 if self.is_vector else self.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """C: columns of the parameter as a matrix."""
+        return math.prod(self.shape) if self.is_vector else math.prod(self.shape[1:])
+
+    @property
+    def chunk_rows(self) -> int:
+        """Chunks from top to bottom."""
+        return -(-self.rows // self.height)
+
+    @property
+    def chunk_columns(self) -> int:
+        """Chunks from left to right."""
+        return -(-self.columns // self.width)
+
+    @property
+    def num_chunks(self) -> int:
+        """N: chunks of the parameter; 0 for an empty one."""
+        return self.chunk_rows * self.chunk_columns
+
+    @property
+    def chunk_numel(self) -> int:
+        """K: coefficients in a chunk."""
+        return self.height * self.width
+
+
+def chunk_grid(shape: tuple[int, ...], *, chunk_size: int, topk: int) -> ChunkGrid:
+    """Choose the chunks of a parameter.
+
+    Args:
+        shape: of the parameter; any number of dimensions, any of them may be 0.
+        chunk_size: longest side of a chunk, 1..MAX_CHUNK_SIZE.
+        topk: coefficients to send per chunk, at least 1; chunks with fewer elements send all of them.
+
+    Raises:
+        ValueError: chunk_size or topk is out of range.
+    """
+    if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
+        raise ValueError(f"chunk_size must be in 1..{MAX_CHUNK_SIZE}, got {chunk_size}")
+    if topk < 1:
+        raise ValueError(f"topk must be at least 1, got {topk}")
+    if len(shape) < 2:
+        height, width = 1, math.prod(shape)
+    else:
+        height, width = shape[0], math.prod(shape[1:])
+    height, width = (min(chunk_size, max(1, side)) for side in (height, width))
+    return ChunkGrid(tuple(shape), height, width, min(topk, height * width))

@@ -1,0 +1,374 @@
+"""The numbers all nodes of a run agree on: hparams.json as one frozen value.
+
+The file is flat; here its fields are grouped by the room that uses them. Where the name in the file differs from
+the field's, `FILE_NAMES` says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from templar_pl.errors import ConfigError
+
+MAX_CHUNK_SIZE = 64  # the exact update needs 64 * 1023 * 256 < 2**24 (docs/design.md, section 5)
+MAX_PEERS = 512  # 512 * 2**15 == 2**24: the most payloads whose sum is exact in fp32
+
+
+def _require(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside low..high. Raises `ConfigError`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(f"{name} must be in {low}..{high}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """The shape of the Llama that is trained."""
+
+    vocab_size: int = 32_000
+    """Rows of the embedding, in tokens; 1..2**20; at least the size of the tokenizer."""
+
+    hidden_size: int = 2048
+    """Width of the residual stream, in elements; 1..65536; a multiple of num_attention_heads."""
+
+    num_hidden_layers: int = 16
+    """Decoder layers; 1..1024."""
+
+    num_attention_heads: int = 8
+    """Query heads a layer; 1..1024."""
+
+    num_key_value_heads: int = 8
+    """Key and value heads a layer; 1..num_attention_heads; divides it."""
+
+    intermediate_size: int = 8192
+    """Width of the feed-forward layer, in elements; 1..262144."""
+
+    max_position_embeddings: int = 2048
+    """Longest sequence the positions are made for, in tokens; 1..2**20."""
+
+    def __post_init__(self) -> None:
+        for name, high in (
+            ("vocab_size", 2**20),
+            ("hidden_size", 65_536),
+            ("num_hidden_layers", 1024),
+            ("num_attention_heads", 1024),
+            ("num_key_value_heads", self.num_attention_heads),
+            ("intermediate_size", 262_144),
+            ("max_position_embeddings", 2**20),
+        ):
+            _require(name, getattr(self, name), 1, high)
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ConfigError(
+                f"hidden_size must be a multiple of 2 * num_attention_heads ({2 * self.num_attention_heads}), "
+                f"got {self.hidden_size}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"num_key_value_heads must divide num_attention_heads ({self.num_attention_heads}), "
+                f"got {self.num_key_value_heads}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PagesConfig:
+    """Which text a miner trains on in one window, and how it is cut into sequences."""
+
+    tokenizer_name: str = "togethercomputer/LLaMA-2-7B-32K"
+    """A tokenizer of `transformers` by hub name or folder, or `bytes` (256 bytes and end-of-text)."""
+
+    sequence_length: int = 2048
+    """Tokens a sequence; 2..2**20."""
+
+    pages_per_window: int = 6
+    """Pages a miner is given each window; 1..65536."""
+
+    batch_size: int = 6
+    """Sequences a batch; 1..65536."""
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer_name:
+            raise ConfigError("tokenizer_name must be `bytes`, a name or a folder, got an empty string")
+        _require("sequence_length", self.sequence_length, 2, 2**20)
+        _require("pages_per_window", self.pages_per_window, 1, 65_536)
+        _require("batch_size", self.batch_size, 1, 65_536)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionConfig:
+    """How one window of momentum becomes a payload, and payloads become an update."""
+
+    chunk_size: int = 64
+    """Side of the square DCT chunk, in elements; 1..64."""
+
+    topk: int = 32
+    """Coefficients sent per chunk; 1..chunk_size ** 2."""
+
+    momentum_decay: float = 0.999
+    """Share of the momentum that stays from one window to the next; 0..1."""
+
+    combine: Literal["mean", "sum"] = "mean"
+    """How the payloads' coefficients meet: the mean over those who sent a coefficient, or their sum."""
+
+    equalise: Literal["norm", "none"] = "norm"
+    """`norm` gives each payload the same L2 norm in every parameter before they meet; `none` takes them as they are."""
+
+    def __post_init__(self) -> None:
+        _require("chunk_size", self.chunk_size, 1, MAX_CHUNK_SIZE)
+        _require("topk", self.topk, 1, self.chunk_size**2)
+        _require("momentum_decay", self.momentum_decay, 0, 1)
+        if self.combine not in ("mean", "sum"):
+            raise ConfigError(f"combine must be mean or sum, got {self.combine!r}")
+        if self.equalise not in ("norm", "none"):
+            raise ConfigError(f"equalise must be norm or none, got {self.equalise!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate as a function of the number of windows applied."""
+
+    learning_rate: float = 4e-4
+    """Peak step of every parameter in one window; 1e-9..1."""
+
+    warmup_steps: int = 250
+    """Windows of linear warm-up from a tenth of the peak; 0..10**6."""
+
+    t_max: int = 20_000
+    """Windows of the first cosine cycle; each next one is twice as long; 1..10**7."""
+
+    alpha_f: float = 0.1
+    """Floor of the cosine, as a share of the peak; 0..1."""
+
+    weight_decay: float = 0.0
+    """Share of lr * parameter that each window takes off; 0..1."""
+
+    def __post_init__(self) -> None:
+        _require("learning_rate", self.learning_rate, 1e-9, 1)
+        _require("warmup_steps", self.warmup_steps, 0, 10**6)
+        _require("t_max", self.t_max, 1, 10**7)
+        _require("alpha_f", self.alpha_f, 0, 1)
+        _require("weight_decay", self.weight_decay, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """How long a window is, and how payloads are exchanged around its end."""
+
+    blocks_per_window: int = 7
+    """Blocks of the chain a window lasts; 1..10**6. A block of Bittensor is 12 s."""
+
+    time_window_delta_seconds: float = 10.0
+    """Seconds after the window's end in which a payload may still land; 0..3600."""
+
+    gather_timeout_seconds: float = 35.0
+    """Seconds after which a gather goes on with what it has; 0.1..3600."""
+
+    stale_retention: int = 100
+    """Windows a payload stays in its bucket; 1..10**9."""
+
+    checkpoint_frequency: int = 100
+    """Windows between two checkpoints; 1..10**9."""
+
+    def __post_init__(self) -> None:
+        _require("blocks_per_window", self.blocks_per_window, 1, 10**6)
+        _require("time_window_delta_seconds", self.time_window_delta_seconds, 0, 3600)
+        _require("gather_timeout_seconds", self.gather_timeout_seconds, 0.1, 3600)
+        _require("stale_retention", self.stale_retention, 1, 10**9)
+        _require("checkpoint_frequency", self.checkpoint_frequency, 1, 10**9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeersConfig:
+    """Whose payloads are gathered."""
+
+    max_topk_peers: int = 15
+    """Peers gathered at most; 1..512."""
+
+    minimum_peers: int = 5
+    """Peers a list must keep; 1..max_topk_peers."""
+
+    peers_to_replace: int = 1
+    """Peers exchanged at each replacement; 0..max_topk_peers."""
+
+    peer_replacement_frequency: int = 5
+    """Windows between two replacements; 1..10**6."""
+
+    peer_list_window_margin: int = 2
+    """Windows between publishing a peer list and following it; 0..10**6."""
+
+    recent_windows: int = 5
+    """Windows a peer may be silent and still count as active; 1..10**6."""
+
+    reset_inactivity_windows: int = 25
+    """Silent windows after which a peer's score starts anew; 1..10**6."""
+
+    def __post_init__(self) -> None:
+        _require("max_topk_peers", self.max_topk_peers, 1, MAX_PEERS)
+        _require("minimum_peers", self.minimum_peers, 1, self.max_topk_peers)
+        _require("peers_to_replace", self.peers_to_replace, 0, self.max_topk_peers)
+        _require("peer_replacement_frequency", self.peer_replacement_frequency, 1, 10**6)
+        _require("peer_list_window_margin", self.peer_list_window_margin, 0, 10**6)
+        _require("recent_windows", self.recent_windows, 1, 10**6)
+        _require("reset_inactivity_windows", self.reset_inactivity_windows, 1, 10**6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig:
+    """How validators judge what miners sent."""
+
+    validator_offset: int = 2
+    """Windows a validator stays behind; 1..1000."""
+
+    windows_per_weights: int = 50
+    """Windows between two settings of weights; 1..10**6."""
+
+    uids_per_window: int = 4
+    """Miners evaluated each window; 1..512."""
+
+    validator_sample_rate: float = 0.1
+    """Share of the batches a miner is evaluated on; 1e-6..1."""
+
+    eval_lr_factor: float = 0.2
+    """Share of the learning rate a single payload is applied with in evaluation; 1e-6..1."""
+
+    binary_score_ma_alpha: float = 0.05
+    """Weight of the newest window in the moving average of the binary indicator; 1e-6..1."""
+
+    sync_max_steps_behind: float = 3.0
+    """Steps behind at which the sync score reaches zero; 1e-6..10**6."""
+
+    power_normalisation: float = 2.0
+    """Exponent that turns positive scores into weights; 0..100."""
+
+    openskill_beta: float = 20.0
+    """Spread of a performance in the Plackett-Luce rating; 1e-6..10**6."""
+
+    openskill_tau: float = 0.1
+    """Uncertainty added to a rating by each match; 0..10**6."""
+
+    def __post_init__(self) -> None:
+        _require("validator_offset", self.validator_offset, 1, 1000)
+        _require("windows_per_weights", self.windows_per_weights, 1, 10**6)
+        _require("uids_per_window", self.uids_per_window, 1, MAX_PEERS)
+        for name in ("validator_sample_rate", "eval_lr_factor", "binary_score_ma_alpha"):
+            _require(name, getattr(self, name), 1e-6, 1)
+        _require("sync_max_steps_behind", self.sync_max_steps_behind, 1e-6, 10**6)
+        _require("power_normalisation", self.power_normalisation, 0, 100)
+        _require("openskill_beta", self.openskill_beta, 1e-6, 10**6)
+        _require("openskill_tau", self.openskill_tau, 0, 10**6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HParams:
+    """Every number that all nodes of a run must share. Its digest names the run."""
+
+    llama: LlamaConfig = field(default_factory=LlamaConfig)
+    """Shape of the model."""
+
+    pages: PagesConfig = field(default_factory=PagesConfig)
+    """Text of a window."""
+
+    compression: CompressionConfig = field(default_factory=CompressionConfig)
+    """Momentum to payload to update."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Learning rate."""
+
+    window: WindowConfig = field(default_factory=WindowConfig)
+    """Length of a window and its exchange."""
+
+    peers: PeersConfig = field(default_factory=PeersConfig)
+    """Whose payloads are gathered."""
+
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    """How validators judge."""
+
+    def __post_init__(self) -> None:
+        if self.pages.sequence_length > self.llama.max_position_embeddings:
+            raise ConfigError(
+                f"sequence_length must be in 2..max_position_embeddings ({self.llama.max_position_embeddings}), "
+                f"got {self.pages.sequence_length}"
+            )
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 (32 bytes) of all numbers, the same for the same numbers on every machine."""
+        numbers = {name: float(v) if isinstance(v, int) else v for name, v in to_flat(self).items()}
+        return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).digest()
+
+
+FILE_NAMES = {"topk": "topk_compression", "chunk_size": "target_chunk"}
+"""Field -> its name in hparams.json, where the two differ."""
+
+SECTIONS: dict[str, type] = {
+    "llama": LlamaConfig,
+    "pages": PagesConfig,
+    "compression": CompressionConfig,
+    "schedule": ScheduleConfig,
+    "window": WindowConfig,
+    "peers": PeersConfig,
+    "scoring": ScoringConfig,
+}
+"""Field of `HParams` -> its class; also the option groups of the command line."""
+
+
+def file_names() -> dict[str, tuple[str, str]]:
+    """Return name in hparams.json -> (section, field)."""
+    return {FILE_NAMES.get(f.name, f.name): (section, f.name) for section, cls in SECTIONS.items() for f in fields(cls)}
+
+
+def to_flat(hparams: HParams) -> dict[str, Any]:
+    """Return the numbers under their names in hparams.json."""
+    return {name: getattr(getattr(hparams, section), leaf) for name, (section, leaf) in file_names().items()}
+
+
+def to_sections(flat: dict[str, Any], *, source: str) -> dict[str, dict[str, Any]]:
+    """Sort the numbers of a file into sections: {section: {field: value}}.
+
+    Raises:
+        ConfigError: a name is unknown; the message suggests the nearest known one.
+    """
+    known = file_names()
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in flat.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean `{near[0]}`?" if near else f"; known names: {', '.join(sorted(known))}"
+            raise ConfigError(f"{source}: unknown name `{name}`{hint}")
+        section, leaf = known[name]
+        sections.setdefault(section, {})[leaf] = value
+    return sections
+
+
+def from_sections(sections: dict[str, dict[str, Any]]) -> HParams:
+    """Build the frozen value. Raises `ConfigError` for a number out of range."""
+    return HParams(**{name: SECTIONS[name](**values) for name, values in sections.items()})
+
+
+def read_flat(path: Path) -> dict[str, Any]:
+    """Read a flat JSON object of numbers. Raises `ConfigError` if the file is absent or no such object."""
+    try:
+        flat = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(flat, dict):
+        raise ConfigError(f"{path} must hold one JSON object of names and numbers, got {type(flat).__name__}")
+    return flat
+
+
+def load_hparams(*paths: Path) -> HParams:
+    """Read hparams files, later ones laid over earlier ones.
+
+    Raises:
+        ConfigError: a file cannot be read, a name is unknown, or a number is out of range.
+    """
+    flat: dict[str, Any] = {}
+    for path in paths:
+        numbers = read_flat(path)
+        to_sections(numbers, source=str(path))
+        flat |= numbers
+    return from_sections(to_sections(flat, source=str(paths[-1]) if paths else "defaults"))

@@ -1,0 +1,55 @@
+"""Every error the package raises, by whose fault it is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from templar_pl.units import Uid, Window
+
+
+class TemplarError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigError(TemplarError):
+    """Our settings are wrong: the program stops before the first window."""
+
+
+class StoreError(TemplarError):
+    """The store did not do what was asked: retry until the deadline of the window."""
+
+
+class ObjectMissingError(StoreError):
+    """The store answered that there is no object under this key."""
+
+
+class ChainError(TemplarError):
+    """The chain did not answer or refused: retry until the deadline of the window."""
+
+
+class OutOfSyncError(TemplarError):
+    """This node cannot reach the parameters the others agreed on; it must start from a checkpoint."""
+
+
+class Fault(StrEnum):
+    """What was wrong with a peer's payload, as a word that can be counted."""
+
+    MISSING = "missing"
+    EARLY = "early"
+    LATE = "late"
+    SIZE = "size"
+    FORMAT = "format"
+    RUN = "run"
+    WINDOW = "window"
+    SENDER = "sender"
+    SIGNATURE = "signature"
+    HASH = "hash"
+    CONTENT = "content"
+
+
+class PayloadError(TemplarError):
+    """A peer broke the protocol: skip that peer for this window, keep training."""
+
+    def __init__(self, reason: str, *, fault: Fault, peer: Uid, window: Window) -> None:
+        super().__init__(f"peer {peer}, window {window}: {reason}")
+        self.reason, self.fault, self.peer, self.window = reason, fault, peer, window
