@@ -1,0 +1,1 @@
+"""Train one language model with PyTorch Lightning on many machines that do not trust each other."""

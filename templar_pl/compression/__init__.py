@@ -1,0 +1,1 @@
+"""Pure tensors: momentum in coefficient space, what of it is sent, and the exact update."""

@@ -1,0 +1,1 @@
+"""Pages of text, from parquet to packed sequences."""

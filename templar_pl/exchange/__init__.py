@@ -1,0 +1,1 @@
+"""Buckets, gathers and the round trip of one window."""
