@@ -19,10 +19,13 @@ MAX_CHUNK_SIZE = 64  # the exact update needs 64 * 1023 * 256 < 2**24 (docs/desi
 MAX_PEERS = 512  # 512 * 2**15 == 2**24: the most payloads whose sum is exact in fp32
 
 
-def _require(name: str, value: float, low: float, high: float) -> None:
-    """Refuse a number outside low..high. Raises `ConfigError`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ConfigError(f"{name} must be in {low}..{high}, got {value!r}")
+def _check(numbers: object, **ranges: tuple[float, float]) -> None:
+    """Refuse a field outside its range, or with a fraction where the default has none. Raises `ConfigError`."""
+    for name, (low, high) in ranges.items():
+        value, is_whole = getattr(numbers, name), isinstance(getattr(type(numbers), name), int)
+        kind = int if is_whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+            raise ConfigError(f"{name} must be {'a whole number ' if is_whole else ''}in {low}..{high}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +54,16 @@ class LlamaConfig:
     """Longest sequence the positions are made for, in tokens; 1..2**20."""
 
     def __post_init__(self) -> None:
-        for name, high in (
-            ("vocab_size", 2**20),
-            ("hidden_size", 65_536),
-            ("num_hidden_layers", 1024),
-            ("num_attention_heads", 1024),
-            ("num_key_value_heads", self.num_attention_heads),
-            ("intermediate_size", 262_144),
-            ("max_position_embeddings", 2**20),
-        ):
-            _require(name, getattr(self, name), 1, high)
+        _check(
+            self,
+            vocab_size=(1, 2**20),
+            hidden_size=(1, 65_536),
+            num_hidden_layers=(1, 1024),
+            num_attention_heads=(1, 1024),
+            intermediate_size=(1, 262_144),
+            max_position_embeddings=(1, 2**20),
+        )
+        _check(self, num_key_value_heads=(1, self.num_attention_heads))
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ConfigError(
                 f"hidden_size must be a multiple of 2 * num_attention_heads ({2 * self.num_attention_heads}), "
@@ -92,9 +95,7 @@ class PagesConfig:
     def __post_init__(self) -> None:
         if not self.tokenizer_name:
             raise ConfigError("tokenizer_name must be `bytes`, a name or a folder, got an empty string")
-        _require("sequence_length", self.sequence_length, 2, 2**20)
-        _require("pages_per_window", self.pages_per_window, 1, 65_536)
-        _require("batch_size", self.batch_size, 1, 65_536)
+        _check(self, sequence_length=(2, 2**20), pages_per_window=(1, 65_536), batch_size=(1, 65_536))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +118,8 @@ class CompressionConfig:
     """`norm` gives each payload the same L2 norm in every parameter before they meet; `none` takes them as they are."""
 
     def __post_init__(self) -> None:
-        _require("chunk_size", self.chunk_size, 1, MAX_CHUNK_SIZE)
-        _require("topk", self.topk, 1, self.chunk_size**2)
-        _require("momentum_decay", self.momentum_decay, 0, 1)
+        _check(self, chunk_size=(1, MAX_CHUNK_SIZE), momentum_decay=(0, 1))
+        _check(self, topk=(1, self.chunk_size**2))
         if self.combine not in ("mean", "sum"):
             raise ConfigError(f"combine must be mean or sum, got {self.combine!r}")
         if self.equalise not in ("norm", "none"):
@@ -146,11 +146,14 @@ class ScheduleConfig:
     """Share of lr * parameter that each window takes off; 0..1."""
 
     def __post_init__(self) -> None:
-        _require("learning_rate", self.learning_rate, 1e-9, 1)
-        _require("warmup_steps", self.warmup_steps, 0, 10**6)
-        _require("t_max", self.t_max, 1, 10**7)
-        _require("alpha_f", self.alpha_f, 0, 1)
-        _require("weight_decay", self.weight_decay, 0, 1)
+        _check(
+            self,
+            learning_rate=(1e-9, 1),
+            warmup_steps=(0, 10**6),
+            t_max=(1, 10**7),
+            alpha_f=(0, 1),
+            weight_decay=(0, 1),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +176,14 @@ class WindowConfig:
     """Windows between two checkpoints; 1..10**9."""
 
     def __post_init__(self) -> None:
-        _require("blocks_per_window", self.blocks_per_window, 1, 10**6)
-        _require("time_window_delta_seconds", self.time_window_delta_seconds, 0, 3600)
-        _require("gather_timeout_seconds", self.gather_timeout_seconds, 0.1, 3600)
-        _require("stale_retention", self.stale_retention, 1, 10**9)
-        _require("checkpoint_frequency", self.checkpoint_frequency, 1, 10**9)
+        _check(
+            self,
+            blocks_per_window=(1, 10**6),
+            time_window_delta_seconds=(0, 3600),
+            gather_timeout_seconds=(0.1, 3600),
+            stale_retention=(1, 10**9),
+            checkpoint_frequency=(1, 10**9),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,13 +212,16 @@ class PeersConfig:
     """Silent windows after which a peer's score starts anew; 1..10**6."""
 
     def __post_init__(self) -> None:
-        _require("max_topk_peers", self.max_topk_peers, 1, MAX_PEERS)
-        _require("minimum_peers", self.minimum_peers, 1, self.max_topk_peers)
-        _require("peers_to_replace", self.peers_to_replace, 0, self.max_topk_peers)
-        _require("peer_replacement_frequency", self.peer_replacement_frequency, 1, 10**6)
-        _require("peer_list_window_margin", self.peer_list_window_margin, 0, 10**6)
-        _require("recent_windows", self.recent_windows, 1, 10**6)
-        _require("reset_inactivity_windows", self.reset_inactivity_windows, 1, 10**6)
+        _check(self, max_topk_peers=(1, MAX_PEERS))
+        _check(self, minimum_peers=(1, self.max_topk_peers))
+        _check(self, peers_to_replace=(0, self.max_topk_peers))
+        _check(
+            self,
+            peer_replacement_frequency=(1, 10**6),
+            peer_list_window_margin=(0, 10**6),
+            recent_windows=(1, 10**6),
+            reset_inactivity_windows=(1, 10**6),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,15 +259,19 @@ class ScoringConfig:
     """Uncertainty added to a rating by each match; 0..10**6."""
 
     def __post_init__(self) -> None:
-        _require("validator_offset", self.validator_offset, 1, 1000)
-        _require("windows_per_weights", self.windows_per_weights, 1, 10**6)
-        _require("uids_per_window", self.uids_per_window, 1, MAX_PEERS)
-        for name in ("validator_sample_rate", "eval_lr_factor", "binary_score_ma_alpha"):
-            _require(name, getattr(self, name), 1e-6, 1)
-        _require("sync_max_steps_behind", self.sync_max_steps_behind, 1e-6, 10**6)
-        _require("power_normalisation", self.power_normalisation, 0, 100)
-        _require("openskill_beta", self.openskill_beta, 1e-6, 10**6)
-        _require("openskill_tau", self.openskill_tau, 0, 10**6)
+        _check(
+            self,
+            validator_offset=(1, 1000),
+            windows_per_weights=(1, 10**6),
+            uids_per_window=(1, MAX_PEERS),
+            validator_sample_rate=(1e-6, 1),
+            eval_lr_factor=(1e-6, 1),
+            binary_score_ma_alpha=(1e-6, 1),
+            sync_max_steps_behind=(1e-6, 10**6),
+            power_normalisation=(0, 100),
+            openskill_beta=(1e-6, 10**6),
+            openskill_tau=(0, 10**6),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
