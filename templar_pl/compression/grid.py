@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-MAX_CHUNK_SIZE = 64
-"""Longest side of a chunk: the exact update needs 64 * 1023 * 256 < 2**24 (docs/design.md, section 5)."""
+from templar_pl.config import MAX_CHUNK_SIZE
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,192 @@
+"""Momentum of a whole model, what of it is sent, and the update that payloads make.
+
+Shapes: N = chunks of one parameter, K = coefficients per chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from templar_pl.compression.combine import combine
+from templar_pl.compression.exact import sign_of
+from templar_pl.compression.grid import ChunkGrid, chunk_grid
+from templar_pl.compression.momentum import Sent, accumulate_, compress_, restore_, subtract_
+from templar_pl.compression.sparse import SparseChunks
+from templar_pl.config import CompressionConfig
+
+MAX_GRADIENT = 2.0**64
+"""Largest gradient that is accepted: 64 * 2**64 * MAX_LR, summed over 2**37 windows without decay, is below 2**128."""
+
+MAX_LR = 2.0**20
+"""Largest weight of a gradient."""
+
+
+class MomentumCodec:
+    """Momentum of all parameters of a model, what of it is sent, and the update that payloads make.
+
+    One window is: `accumulate_`, `compress_` (and `restore_`, if the payload could not be put), `update`.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        config: CompressionConfig,
+        device: torch.device,
+        *,
+        product_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Start with zero momentum.
+
+        Args:
+            shapes: name -> shape of every parameter; their order is the order on the wire.
+            config: numbers that all nodes share.
+            device: where momentum lives and updates are computed.
+            product_dtype: of the matrix products of the update: float32, or float64 where `check_exact_arithmetic`
+                refuses float32. The update is the same.
+        """
+        if product_dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"product_dtype must be torch.float32 or torch.float64, got {product_dtype}")
+        self.grids: dict[str, ChunkGrid] = {
+            name: chunk_grid(tuple(shape), chunk_size=config.chunk_size, topk=config.topk)
+            for name, shape in shapes.items()
+        }
+        self.momentum: dict[str, Tensor] = {
+            name: torch.zeros(grid.num_chunks, grid.chunk_numel, dtype=torch.float32, device=device)
+            for name, grid in self.grids.items()
+        }  # (N, K) each
+        self._config, self._device, self._product_dtype = config, device, product_dtype
+        self._sent: dict[str, Sent] = {}
+
+    def accumulate_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> None:
+        """Decay the momentum and add the gradients, weighted by lr. `restore_` is no longer possible after it.
+
+        Args:
+            gradients: of every parameter, in its shape, any float dtype; None only decays.
+            lr: of every parameter that has a gradient; -MAX_LR..MAX_LR.
+
+        Raises:
+            ValueError: a gradient is missing, unknown, of the wrong shape, not finite or beyond MAX_GRADIENT, or an lr
+                is missing or out of range. The momentum is untouched then.
+        """
+        _check_gradients(gradients, lr, self.grids)
+        self._sent = {}
+        for name, grid in self.grids.items():
+            gradient = gradients[name]
+            weight = 0.0 if gradient is None else lr[name]
+            accumulate_(self.momentum[name], gradient, grid, decay=self._config.momentum_decay, lr=weight)
+
+    def compress_(self) -> dict[str, SparseChunks]:
+        """Take the largest coefficients out of the momentum and return them, in wire order."""
+        self._sent = {name: compress_(self.momentum[name], grid) for name, grid in self.grids.items()}
+        return {name: sent.sparse for name, sent in self._sent.items()}
+
+    def restore_(self) -> None:
+        """Undo the last `compress_` to the bit, because its payload could not be put.
+
+        Raises:
+            ValueError: the last change of the momentum was not `compress_`.
+        """
+        if not self._sent and self.grids:
+            raise ValueError("restore_ must follow compress_ before the momentum is changed again")
+        for name, sent in self._sent.items():
+            restore_(self.momentum[name], sent)
+        self._sent = {}
+
+    def subtract_(self, chunks: Mapping[str, SparseChunks]) -> None:
+        """Take an own payload out of the momentum that was sent after this momentum was saved.
+
+        Raises:
+            ValueError: the payload is of another model.
+        """
+        _check_names("payload", chunks, self.grids)
+        self._sent = {}
+        for name, momentum in self.momentum.items():
+            subtract_(momentum, chunks[name])
+
+    def update(self, payloads: Sequence[Mapping[str, SparseChunks]]) -> dict[str, Tensor]:
+        """Compute the update that payloads make: the same bits for the same payloads on every node.
+
+        Args:
+            payloads: 0..MAX_PEERS of them, of this model; their order does not matter.
+
+        Returns:
+            name -> -1.0, 0.0 or 1.0 for every element, fp32, in the shape of the parameter. Without payloads all zero.
+
+        Raises:
+            ValueError: there are too many payloads, or one is of another model.
+        """
+        for position, payload in enumerate(payloads):
+            _check_names(f"payload {position}", payload, self.grids)
+        return {name: self._update_of(name, [payload[name] for payload in payloads]) for name in self.grids}
+
+    def _update_of(self, name: str, payloads: Sequence[SparseChunks]) -> Tensor:
+        grid, config = self.grids[name], self._config
+        combined = combine(
+            payloads,
+            grid,
+            rule=config.combine,
+            equalise=config.equalise,
+            device=self._device,
+            dtype=self._product_dtype,
+        )
+        return sign_of(combined, grid)
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Return {"momentum": {name: (N, K) fp32}}; the tensors are the live ones."""
+        return {"momentum": dict(self.momentum)}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Copy a saved momentum into this one.
+
+        Raises:
+            ValueError: it is of another model or other chunks. The momentum is untouched then.
+        """
+        if set(state) != {"momentum"}:
+            raise ValueError(f"the state of a MomentumCodec must have the one entry `momentum`, got {sorted(state)}")
+        saved = state["momentum"]
+        _check_names("saved momentum", saved, self.grids)
+        for name, momentum in self.momentum.items():
+            if saved[name].shape != momentum.shape:
+                raise ValueError(
+                    f"saved momentum of {name} must have (chunks, coefficients) {tuple(momentum.shape)}, got "
+                    f"{tuple(saved[name].shape)}: it was saved with another model or chunk_size"
+                )
+        self._sent = {}
+        for name, momentum in self.momentum.items():
+            momentum.copy_(saved[name])
+
+
+def _check_names(what: str, names: Iterable[str], grids: Mapping[str, ChunkGrid]) -> None:
+    """Raise ValueError unless `names` are the parameters of this model."""
+    got = set(names)
+    missing, unknown = [name for name in grids if name not in got], sorted(got - grids.keys())
+    if missing or unknown:
+        raise ValueError(f"{what} must name the parameters of this model; missing {missing}, unknown {unknown}")
+
+
+def _check_gradients(
+    gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], grids: Mapping[str, ChunkGrid]
+) -> None:
+    """Raise ValueError for what `accumulate_` refuses."""
+    _check_names("gradients", gradients, grids)
+    present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+    for name, gradient in present.items():
+        if tuple(gradient.shape) != grids[name].shape:
+            raise ValueError(f"gradient of {name} must have shape {grids[name].shape}, got {tuple(gradient.shape)}")
+        if not (name in lr and math.isfinite(lr[name]) and abs(lr[name]) <= MAX_LR):
+            raise ValueError(f"lr of {name} must be in {-MAX_LR:g}..{MAX_LR:g}, got {lr.get(name)}")
+    filled = {name: gradient.detach() for name, gradient in present.items() if gradient.numel()}
+    if not filled:
+        return
+    # One transfer for all parameters: each one waits for the device.
+    largest = torch.stack([gradient.abs().amax().double() for gradient in filled.values()]).tolist()
+    for name, size in zip(filled, largest, strict=True):
+        if not size <= MAX_GRADIENT:
+            raise ValueError(
+                f"gradient of {name} must be finite and at most {MAX_GRADIENT:g} in magnitude, got {size}; "
+                "the loss has diverged: lower the learning rate or clip the gradient"
+            )

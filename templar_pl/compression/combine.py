@@ -1,0 +1,164 @@
+"""How payloads meet in one parameter: in integers, so that neither their order nor the device matters.
+
+Shapes: P = payloads, N = chunks of one parameter, K = coefficients per chunk, T = sent per chunk at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from templar_pl.compression.exact import ExactUpdate, inverse_dct, unit_of
+from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks
+from templar_pl.compression.tables import eighth_mantissas, quarter_mantissas, scale_table
+from templar_pl.compression.topk import used_slots
+from templar_pl.config import MAX_PEERS
+
+_FAR_BELOW = -(2**20)  # log scale of a chunk that sends nothing; real ones are in -2048..2302
+
+
+@dataclass(frozen=True, slots=True)
+class SharedScales:
+    """One integer magnitude per payload and chunk, all of a chunk on one log scale."""
+
+    integers: Tensor
+    """(P, N) fp32 integers in 0..2**15."""
+
+    eighths: Tensor
+    """(N,) int32; a magnitude is integers * 2**(eighths / 8)."""
+
+
+def plain_scales(codes: Tensor, bases: Tensor) -> SharedScales:
+    """Bring the payloads' scales as they are onto one integer scale per chunk.
+
+    Args:
+        codes: (P, N) uint8 log scales.
+        bases: (P,) int64 offsets of the codes.
+    """
+    is_sent = codes != EMPTY_CODE
+    scales = torch.where(is_sent, codes.long() + bases[:, None], _FAR_BELOW)
+    loudest = scales.amax(0)  # (N,)
+    table = torch.tensor(scale_table(), dtype=torch.float32, device=codes.device)
+    integers = table[(loudest - scales).clamp(max=len(table) - 1)] * is_sent
+    return SharedScales(integers, torch.where(is_sent.any(0), loudest - 8 * 15, 0).to(torch.int32))
+
+
+def equalised_scales(codes: Tensor, counts: Tensor) -> SharedScales:
+    """Bring the payloads' scales onto one integer scale per chunk, each payload divided by its L2 norm.
+
+    The bases of the codes cancel in that division. A scale 2**(e / 8) times a weight m * 2**-x is
+    m * M8[e % 8] * 2**(e // 8 - x - 14), rounded to a multiple of 2**g with g the largest e // 8 - x of the chunk. The
+    weight is 2**-15 / norm, so the multiples count in units of 2**(g + 15).
+
+    Args:
+        codes: (P, N) uint8 log scales.
+        counts: (P, N) int16 coefficients sent.
+    """
+    mantissas, exponents = zip(*(_inverse_norm(c, n) for c, n in zip(codes, counts, strict=True)), strict=True)
+    device = codes.device
+    is_sent = codes != EMPTY_CODE
+    octaves = torch.where(is_sent, codes.long() // 8 - torch.tensor(exponents, device=device)[:, None], _FAR_BELOW)
+    largest = octaves.amax(0)  # (N,)
+    products = (
+        torch.tensor(mantissas, device=device)[:, None]
+        * torch.tensor(eighth_mantissas(), device=device)[codes.long() % 8]
+    )  # (P, N), below 2**29
+    shifts = (14 + largest - octaves).clamp(max=40)  # 2**29 shifted by 40 is 0
+    integers = (_shift_to_nearest(products, shifts) * is_sent).to(torch.float32)
+    return SharedScales(integers, torch.where(is_sent.any(0), 8 * (largest + 15), 0).to(torch.int32))
+
+
+def _inverse_norm(codes: Tensor, counts: Tensor) -> tuple[int, int]:
+    """Return m in 2**13..2**14 - 1 and x, with m * 2**-x just below 2**-15 / (L2 norm of one payload, base 0)."""
+    histogram = torch.zeros(256, dtype=torch.int64, device=codes.device)
+    histogram.index_add_(0, codes.long(), counts.long())  # coefficients sent with each code
+    mantissas = quarter_mantissas()
+    square = sum(n * (mantissas[e % 4] << (e // 4)) for e, n in enumerate(histogram.tolist()))  # norm**2 * 2**30
+    if square == 0:
+        return 0, 0
+    inverse = (1 << 300) // math.isqrt(square << 128)  # 2**236 / sqrt(square)
+    surplus = inverse.bit_length() - 14
+    return inverse >> surplus, 236 - surplus
+
+
+def _shift_to_nearest(integers: Tensor, shifts: Tensor) -> Tensor:
+    """Divide int64 integers, not negative, by 2**shifts (1..40); halves go to the even integer."""
+    quotients = integers >> shifts
+    remainders = integers - (quotients << shifts)
+    halves = torch.ones_like(shifts) << (shifts - 1)
+    is_up = (remainders > halves) | ((remainders == halves) & (quotients % 2 == 1))
+    return quotients + is_up
+
+
+def add_payloads(payloads: Sequence[SparseChunks], scales: SharedScales, grid: ChunkGrid, rule: str) -> Tensor:
+    """Add what the payloads send, coefficient by coefficient.
+
+    Args:
+        payloads: P of them, at most MAX_PEERS.
+        scales: of these payloads.
+        grid: how the parameter is cut.
+        rule: `sum`, or `mean` over the payloads that sent a coefficient, halves to the even integer.
+
+    Returns:
+        (N, K) fp32 integers, at most 2**24 in magnitude.
+    """
+    device = scales.integers.device
+    sums = torch.zeros(grid.num_chunks, grid.chunk_numel, device=device)
+    senders = torch.zeros_like(sums) if rule == "mean" else None
+    for sparse, magnitudes in zip(payloads, scales.integers, strict=True):
+        places = sparse.indices.to(device).long()
+        slots = used_slots(sparse.counts.to(device), grid.topk).to(torch.float32)
+        signs = 1.0 - 2.0 * sparse.negative.to(device).to(torch.float32)
+        sums.scatter_add_(-1, places, signs * slots * magnitudes[:, None])
+        if senders is not None:
+            senders.scatter_add_(-1, places, slots)
+    if senders is not None:
+        # One rounding in the division and one to the integer make the rounding of the exact quotient: a quotient
+        # that is no half-integer is at least 1 / (2 * senders) away from one, and at most 2**15 large, where
+        # fp32 errs by at most 2**-10; for 512 senders the division is exact.
+        sums.div_(senders.clamp_(min=1)).round_()
+    return sums
+
+
+def combine(
+    payloads: Sequence[SparseChunks],
+    grid: ChunkGrid,
+    *,
+    rule: Literal["mean", "sum"],
+    equalise: Literal["norm", "none"],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> ExactUpdate:
+    """Compute what payloads add up to in one parameter, the same bits in any order and on any device.
+
+    Args:
+        payloads: what each peer sent for this parameter; 0..MAX_PEERS of them, on any device.
+        grid: how the parameter is cut.
+        rule: `mean` over the payloads that sent a coefficient, or `sum`.
+        equalise: `norm` divides each payload by its L2 norm in this parameter first, `none` does not.
+        device: where to compute.
+        dtype: float32 or float64, of the matrix products; the result is the same.
+
+    Raises:
+        ValueError: there are more payloads than MAX_PEERS.
+    """
+    if len(payloads) > MAX_PEERS:
+        raise ValueError(f"an update is made of 0..{MAX_PEERS} payloads, got {len(payloads)}")
+    if payloads:
+        codes = torch.stack([sparse.codes for sparse in payloads]).to(device)
+        if equalise == "norm":
+            scales = equalised_scales(codes, torch.stack([sparse.counts for sparse in payloads]).to(device))
+        else:
+            scales = plain_scales(codes, torch.tensor([sparse.base for sparse in payloads], device=device))
+        coefficients, eighths = add_payloads(payloads, scales, grid, rule), scales.eighths
+    else:
+        coefficients = torch.zeros(grid.num_chunks, grid.chunk_numel, device=device)
+        eighths = torch.zeros(grid.num_chunks, dtype=torch.int32, device=device)
+    integers, shifts = inverse_dct(coefficients, grid, dtype=dtype)
+    return ExactUpdate(integers, eighths + 8 * shifts, unit_of(grid))

@@ -1,0 +1,135 @@
+"""The inverse DCT in integers: the same bits on every device, in any order of summation.
+
+Floating-point transforms of different libraries disagree in the sign of values near zero. Here every operand is an
+integer, and so small that fp32 holds every partial sum: 64 * 1023 * 256 = 16 760 832 < 2**24. So a plain fp32 matrix
+product is exact whatever its order, with or without fused multiply-add.
+
+Shapes: N = chunks of one parameter; A x B = one chunk; K = A * B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from templar_pl.compression.dct import from_chunks
+from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.precision import full_precision
+from templar_pl.compression.tables import BASIS_ONE, integer_basis
+from templar_pl.config import MAX_CHUNK_SIZE
+from templar_pl.errors import ConfigError
+
+OPERAND_LIMIT = 1023
+"""Largest integer that enters a product with a basis."""
+
+_MAX_SHIFT = 15  # 1023 * 2**15 > 2**24, the largest integer that is ever rescaled
+
+
+@dataclass(frozen=True, slots=True)
+class ExactUpdate:
+    """What payloads add up to in one parameter, before an outer rule such as the sign."""
+
+    integers: Tensor
+    """(N, A, B) fp32 integers, at most 2**24 in magnitude."""
+
+    eighths: Tensor
+    """(N,) int32; log scale of the chunk: its values are integers * unit * 2**(eighths / 8)."""
+
+    unit: float
+    """Value of the integer 1 at log scale 0: what turns the integer bases into orthonormal ones."""
+
+
+def rescale(integers: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Divide every chunk by the least power of two that brings it into -limit..limit; halves go to the even integer.
+
+    Args:
+        integers: (N, A, B) fp32 integers, at most 2**24 in magnitude.
+        limit: OPERAND_LIMIT..2**24.
+
+    Returns:
+        (N, A, B) integers, and (N,) int32 exponents 0.._MAX_SHIFT of the powers of two.
+    """
+    limits = [limit * 2.0**shift for shift in range(_MAX_SHIFT)]
+    powers = [2.0**-shift for shift in range(_MAX_SHIFT + 1)]
+    largest = integers.abs().amax((1, 2))
+    shifts = torch.bucketize(largest, largest.new_tensor(limits), out_int32=True)
+    scaled = integers * integers.new_tensor(powers)[shifts][:, None, None]  # exact: a power of two
+    return scaled.round_(), shifts
+
+
+def inverse_dct(coefficients: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Transform integer coefficients back, in integers.
+
+    Args:
+        coefficients: (N, K) fp32 integers, at most 2**24 in magnitude.
+        grid: how the parameter is cut.
+        dtype: float32 or float64, of the matrix products; both give the same integers.
+
+    Returns:
+        (N, A, B) fp32 integers, and (N,) int32 exponents of the powers of two they were divided by.
+    """
+    device = coefficients.device
+    with full_precision(device):
+        rows, shifts = rescale(coefficients.view(-1, grid.height, grid.width), OPERAND_LIMIT)
+        values = (rows.to(dtype) @ integer_basis(grid.width, device, dtype)).to(torch.float32)
+        if not grid.is_vector:
+            columns, more_shifts = rescale(values, OPERAND_LIMIT)
+            values = (integer_basis(grid.height, device, dtype).T @ columns.to(dtype)).to(torch.float32)
+            shifts = shifts + more_shifts
+    return values, shifts
+
+
+def unit_of(grid: ChunkGrid) -> float:
+    """Return what the integer 1 of `inverse_dct` is worth in the orthonormal inverse DCT of unrescaled coefficients."""
+    sides = [grid.width] if grid.is_vector else [grid.height, grid.width]
+    unit = 1.0
+    for side in sides:
+        unit *= (2 / side) ** 0.5 / BASIS_ONE
+    return unit
+
+
+def sign_of(update: ExactUpdate, grid: ChunkGrid) -> Tensor:
+    """Return -1, 0 or 1 for every element of the parameter, fp32 in the shape `grid.shape`; the sign of 0 is 0."""
+    # Not torch.sign: it keeps the sign of -0.0, which depends on the order of a sum.
+    signs = (update.integers > 0).to(torch.float32) - (update.integers < 0).to(torch.float32)
+    return from_chunks(signs, grid)
+
+
+def check_exact_arithmetic(device: torch.device, *, dtype: torch.dtype = torch.float32) -> None:
+    """Compare matrix products of the update on a device with 64-bit integer ones; meant for the start of a program.
+
+    Args:
+        device: where the update will be computed.
+        dtype: float32 or float64, of the matrix products.
+
+    Raises:
+        ConfigError: the device rounds; the message says what to do.
+    """
+    size = MAX_CHUNK_SIZE
+    basis = integer_basis(size, device, dtype)
+    wanted_basis = integer_basis(size, torch.device("cpu"), torch.float64).long()
+    operands = _trial_operands(wanted_basis)
+    with full_precision(device):
+        moved = operands.to(device, dtype)
+        across, down = (moved @ basis).cpu(), (basis.T @ moved).cpu()
+    wanted = (
+        (operands.unsqueeze(-1) * wanted_basis).sum(-2),
+        (wanted_basis.T[..., None] * operands.unsqueeze(1)).sum(-2),
+    )
+    if not all(torch.equal(got.long(), want) for got, want in zip((across, down), wanted, strict=True)):
+        raise ConfigError(
+            f"matrix products of {dtype} on {device} round integers below 2**24, so this node would leave the others' "
+            "parameters; use float64 for the exact update, or another device"
+        )
+
+
+def _trial_operands(basis: Tensor) -> Tensor:
+    """Return (M, 64, 64) int64 chunks in -1023..1023: the largest sums of either sign, and arbitrary ones."""
+    # Signs of a basis row make a product with that row as large as it can be; reversed, they make all others arbitrary.
+    extreme = torch.where(basis < 0, -OPERAND_LIMIT, OPERAND_LIMIT)
+    generator = torch.Generator().manual_seed(0)  # own generator: the global one is not touched
+    arbitrary = torch.randint(-OPERAND_LIMIT, OPERAND_LIMIT + 1, (4, *basis.shape), generator=generator)
+    full = torch.full_like(basis, OPERAND_LIMIT)
+    return torch.stack([extreme, -extreme, extreme.T, -extreme.T, full, *arbitrary])

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from templar_pl.compression.grid import chunk_grid
+from templar_pl.compression.momentum import accumulate_, compress_, restore_, subtract_
+from templar_pl.compression.quantise import dequantise
+from tests.compression import reference
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def random_momentum(seed: int, num_chunks: int, chunk_numel: int) -> torch.Tensor:
+    """Coefficients of very different size, some of them zero."""
+    generator = torch.Generator().manual_seed(seed)
+    momentum = torch.randn(num_chunks, chunk_numel, generator=generator)
+    momentum *= torch.exp2(torch.randint(-40, 40, (num_chunks, 1), generator=generator))
+    return momentum * (torch.rand(num_chunks, chunk_numel, generator=generator) < 0.7)
+
+
+@given(SEEDS, st.integers(1, 70))
+def test_what_is_sent_and_what_is_left_are_the_momentum(seed: int, topk: int) -> None:
+    grid = chunk_grid((24, 24), chunk_size=8, topk=topk)
+    before = random_momentum(seed, 9, 64)
+    momentum = before.clone()
+
+    sparse = compress_(momentum, grid).sparse
+
+    said = torch.zeros(9, 64, dtype=torch.float64)
+    for chunk, count in enumerate(sparse.counts.tolist()):
+        said[chunk, sparse.indices[chunk, :count].long()] = dequantise(sparse)[chunk, :count].double()
+    assert torch.equal(momentum, (before.double() - said).float())
+
+
+@given(SEEDS)
+def test_the_residual_is_that_of_the_reference(seed: int) -> None:
+    grid = chunk_grid((16, 16), chunk_size=8, topk=7)
+    momentum = random_momentum(seed, 4, 64)
+
+    _, left = reference.compress([row.double().numpy() for row in momentum], 7)
+    compress_(momentum, grid)
+
+    scale = momentum.abs().amax(-1, keepdim=True).double().numpy()
+    assert (np.abs(momentum.double().numpy() - np.stack(left)) <= 1e-6 * scale).all()
+
+
+@given(SEEDS, st.integers(1, 70))
+def test_restoring_brings_back_every_bit(seed: int, topk: int) -> None:
+    grid = chunk_grid((24, 24), chunk_size=8, topk=topk)
+    before = random_momentum(seed, 9, 64)
+    momentum = before.clone()
+
+    sent = compress_(momentum, grid)
+    assert not torch.equal(momentum, before)
+    restore_(momentum, sent)
+
+    assert torch.equal(momentum.view(torch.int32), before.view(torch.int32))
+
+
+def test_subtracting_an_own_payload_is_what_compressing_did() -> None:
+    grid = chunk_grid((24, 24), chunk_size=8, topk=5)
+    momentum = random_momentum(3, 9, 64)
+    saved = momentum.clone()
+
+    sent = compress_(momentum, grid)
+    subtract_(saved, sent.sparse)
+
+    assert torch.equal(saved, momentum)
+
+
+def test_without_a_gradient_the_momentum_only_decays() -> None:
+    grid = chunk_grid((8,), chunk_size=8, topk=1)
+    momentum = torch.arange(8.0).view(1, 8)
+
+    accumulate_(momentum, None, grid, decay=0.5, lr=1.0)
+
+    assert momentum.tolist() == [[k / 2 for k in range(8)]]
+
+
+def test_200_windows_in_coefficient_space_are_those_in_parameter_space() -> None:
+    shape, lr = (97, 70), 4e-4
+    decay = float(np.float32(0.999))  # what nodes decay by: fp32 arithmetic rounds it
+    grid = chunk_grid(shape, chunk_size=64, topk=32)
+    generator, ideal = torch.Generator().manual_seed(0), np.zeros(shape)
+    momentum = torch.zeros(grid.num_chunks, grid.chunk_numel)
+    for _ in range(200):
+        gradient = torch.randn(shape, generator=generator)
+        accumulate_(momentum, gradient, grid, decay=decay, lr=lr)
+        ideal = decay * ideal + lr * gradient.double().numpy()
+
+    wanted = np.stack([reference.dct(chunk, is_vector=False) for chunk in reference.cut(ideal, 64)])
+
+    error = np.linalg.norm(momentum.double().numpy() - wanted) / math.sqrt((wanted**2).sum())
+    assert error <= 1e-6
+    got = [set(row) for row in compress_(momentum, grid).sparse.indices.tolist()]
+    assert got == [set(reference.largest_places(row, 32)) for row in wanted]

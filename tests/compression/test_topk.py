@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from templar_pl.compression.topk import keep_largest, used_slots
+from tests.compression import reference
+
+
+@st.composite
+def chunked_coefficients(draw: st.DrawFn) -> tuple[Tensor, int]:
+    """Coefficients with many ties and zeros, and a topk."""
+    num_chunks, chunk_numel = draw(st.integers(0, 4)), draw(st.integers(1, 20))
+    values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, 1e-45]) | st.floats(-9, 9, width=32)
+    rows = [draw(st.lists(values, min_size=chunk_numel, max_size=chunk_numel)) for _ in range(num_chunks)]
+    coefficients = torch.tensor(rows, dtype=torch.float32).view(num_chunks, chunk_numel)
+    return coefficients, draw(st.integers(1, chunk_numel))
+
+
+@given(chunked_coefficients())
+def test_nothing_dropped_is_larger_than_anything_kept(drawn: tuple[Tensor, int]) -> None:
+    coefficients, topk = drawn
+
+    kept = keep_largest(coefficients, topk)
+
+    for row, indices, count in zip(coefficients.abs(), kept.indices.long(), kept.counts.tolist(), strict=True):
+        dropped = row.scatter(0, indices[:count], 0.0)
+        assert count == 0 or dropped.max() <= row[indices[:count]].min()
+        assert count > 0 or not row.any()
+
+
+@given(chunked_coefficients())
+def test_the_kept_places_are_those_of_the_reference(drawn: tuple[Tensor, int]) -> None:
+    coefficients, topk = drawn
+
+    kept = keep_largest(coefficients, topk)
+
+    got = [row[:count] for row, count in zip(kept.indices.tolist(), kept.counts.tolist(), strict=True)]
+    assert got == [reference.largest_places(row.double().numpy(), topk) for row in coefficients]
+
+
+@given(chunked_coefficients())
+def test_fillers_repeat_the_last_kept_index_or_are_zero(drawn: tuple[Tensor, int]) -> None:
+    coefficients, topk = drawn
+
+    kept = keep_largest(coefficients, topk)
+
+    assert kept.indices.shape == (len(coefficients), topk)
+    assert kept.indices.dtype == kept.counts.dtype == torch.int16
+    for row, count in zip(kept.indices.tolist(), kept.counts.tolist(), strict=True):
+        assert row[count:] == [row[count - 1] if count else 0] * (topk - count)
+
+
+def test_of_equal_magnitudes_the_lower_index_is_kept() -> None:
+    coefficients = torch.tensor([[1.0, -3.0, 1.0, -1.0, 3.0, 1.0]])
+
+    assert keep_largest(coefficients, 4).indices.tolist() == [[0, 1, 2, 4]]
+
+
+def test_a_full_size_chunk_of_equal_magnitudes_keeps_its_first_places() -> None:
+    assert keep_largest(-torch.ones(3, 4096), 32).indices.tolist() == [list(range(32))] * 3
+
+
+@pytest.mark.parametrize("topk", [0, 5, -1])
+def test_a_topk_out_of_range_is_refused(topk: int) -> None:
+    with pytest.raises(ValueError, match=rf"1\.\.4, got {topk}"):
+        keep_largest(torch.zeros(2, 4), topk)
+
+
+def test_used_slots_are_the_first_ones() -> None:
+    assert used_slots(torch.tensor([0, 2], dtype=torch.int16), 3).tolist() == [[False] * 3, [True, True, False]]
