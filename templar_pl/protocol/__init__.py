@@ -1,1 +1,41 @@
 """Pure values and bytes all nodes agree on: keys, pages, schedule, payloads, fingerprints."""
+
+from templar_pl.protocol.agreement import Agreement, Settlement
+from templar_pl.protocol.fingerprint import TensorSum, combine_sums, fingerprint, partial_sum
+from templar_pl.protocol.header import Header
+from templar_pl.protocol.keys import PayloadKey, parse_payload_key, payload_key, payload_prefix, run_key
+from templar_pl.protocol.pages import next_pages, pages_digest
+from templar_pl.protocol.payload import Expected, Payload, decode_payload, encode_payload, payload_bytes
+from templar_pl.protocol.peer import Peer
+from templar_pl.protocol.schedule import learning_rate_at
+from templar_pl.protocol.selection import select_peers
+from templar_pl.protocol.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, Verify
+
+__all__ = [
+    "PUBLIC_KEY_BYTES",
+    "SIGNATURE_BYTES",
+    "Agreement",
+    "Expected",
+    "Header",
+    "Payload",
+    "PayloadKey",
+    "Peer",
+    "Settlement",
+    "Signer",
+    "TensorSum",
+    "Verify",
+    "combine_sums",
+    "decode_payload",
+    "encode_payload",
+    "fingerprint",
+    "learning_rate_at",
+    "next_pages",
+    "pages_digest",
+    "parse_payload_key",
+    "partial_sum",
+    "payload_bytes",
+    "payload_key",
+    "payload_prefix",
+    "run_key",
+    "select_peers",
+]

@@ -1,0 +1,78 @@
+"""Names of the objects of a run in a bucket.
+
+Layout: `{run}/run.json` and `{run}/payload/{window:09d}/{uid}.bin`. Windows have nine digits, so that the order of
+the names is the order of time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from templar_pl.units import Uid, Window
+
+MAX_WINDOW = 10**9 - 1
+"""The last window whose key has nine digits; at 12 s a window it lies 380 years ahead."""
+
+MAX_UID = 2**32 - 1
+"""The largest uid: payloads carry it in 32 bits."""
+
+_RUN = "[a-z0-9][a-z0-9._-]{0,63}"
+_PAYLOAD_KEY = re.compile(rf"(?P<run>{_RUN})/payload/(?P<window>[0-9]{{9}})/(?P<uid>0|[1-9][0-9]{{0,9}})\.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadKey:
+    """What the key of a payload says."""
+
+    run: str
+    window: Window
+    uid: Uid
+
+
+def run_key(run: str) -> str:
+    """Return the key of the object that describes a run. Raises `ValueError` for an unsafe run name."""
+    return f"{_checked_run(run)}/run.json"
+
+
+def payload_prefix(run: str) -> str:
+    """Return what the keys of all payloads of a run begin with. Raises `ValueError` for an unsafe run name."""
+    return f"{_checked_run(run)}/payload/"
+
+
+def payload_key(run: str, window: Window, uid: Uid) -> str:
+    """Return the key under which a peer publishes its payload of a window.
+
+    Raises:
+        ValueError: the run name is unsafe, the window is outside 0..MAX_WINDOW or the uid outside 0..MAX_UID.
+    """
+    if not 0 <= window <= MAX_WINDOW:
+        raise ValueError(f"window must be in 0..{MAX_WINDOW}, got {window}")
+    if not 0 <= uid <= MAX_UID:
+        raise ValueError(f"uid must be in 0..{MAX_UID}, got {uid}")
+    return f"{payload_prefix(run)}{window:09d}/{uid}.bin"
+
+
+def parse_payload_key(key: str) -> PayloadKey:
+    """Undo `payload_key`.
+
+    Raises:
+        ValueError: the key is none that `payload_key` returns.
+    """
+    match = _PAYLOAD_KEY.fullmatch(key)
+    if match is None or int(match["uid"]) > MAX_UID:
+        raise ValueError(
+            f"a payload key reads RUN/payload/WINDOW/UID.bin with nine digits of window and a uid in 0..{MAX_UID} "
+            f"without leading zeros, got {key!r}"
+        )
+    return PayloadKey(match["run"], Window(int(match["window"])), Uid(int(match["uid"])))
+
+
+def _checked_run(run: str) -> str:
+    """Return the name of a run if it is safe in keys, paths and addresses. Raises `ValueError` if not."""
+    if re.fullmatch(_RUN, run) is None:
+        raise ValueError(
+            "a run name has 1..64 characters of a-z, 0-9, dot, underscore and hyphen and begins with a letter or a "
+            f"digit, got {run!r}"
+        )
+    return run

@@ -1,0 +1,197 @@
+"""The part of a payload's body that belongs to one parameter.
+
+In this order: base (int16, little-endian), N scale codes (1 byte each), N records of R bytes: the Elias-Fano code of
+T indices, then T sign bits (set: negative; lowest bit first) padded with zero bits to whole bytes. A 64 x 64
+chunk at T = 32 takes 1 + 36 + 4 = 41 bytes.
+
+The number of coefficients that a chunk sends is not stored: fillers repeat the last index, so it is one more than the
+number of ascents, and zero where the code is EMPTY_CODE.
+
+Shapes: N = chunks of the parameter; T = indices a chunk; R = bytes of a record; B = chunks of one block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
+from templar_pl.protocol.elias_fano import (
+    IndexCode,
+    IndexCodeError,
+    decode_indices,
+    encode_indices,
+    padding_is_set,
+    refuse_first,
+    row_blocks,
+)
+
+MIN_BASE = -2048
+MAX_BASE = 2047
+_BASE_BYTES = 2
+
+
+class SectionError(ValueError):
+    """Chunks or bytes that are not the one way to say what they mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where things are in the section of one grid."""
+
+    grid: ChunkGrid
+
+    @property
+    def code(self) -> IndexCode:
+        """How the indices of a chunk are coded."""
+        return IndexCode(self.grid.topk, self.grid.chunk_numel)
+
+    @property
+    def record_bytes(self) -> int:
+        """R: bytes of a record."""
+        return self.code.row_bytes + -(-self.grid.topk // 8)
+
+    @property
+    def records_start(self) -> int:
+        """Bytes in front of the first record."""
+        return _BASE_BYTES + self.grid.num_chunks
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the section."""
+        return self.records_start + self.grid.num_chunks * self.record_bytes
+
+
+def section_bytes(grid: ChunkGrid) -> int:
+    """Return the bytes of the section of a parameter."""
+    return _Layout(grid).total_bytes
+
+
+def encode_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
+    """Write what is sent of one parameter.
+
+    Args:
+        chunks: as `SparseChunks` says, on any device.
+        grid: the chunks of the parameter.
+
+    Returns:
+        `section_bytes(grid)` bytes.
+
+    Raises:
+        SectionError: the chunks do not fit the grid or break a promise of `SparseChunks`.
+    """
+    layout = _Layout(grid)
+    indices, negative, counts, codes = _to_numpy(chunks, grid)
+    _check_scales(codes, chunks.base)
+    section = np.empty(layout.total_bytes, dtype=np.uint8)
+    section[:_BASE_BYTES] = np.frombuffer(chunks.base.to_bytes(_BASE_BYTES, "little", signed=True), dtype=np.uint8)
+    section[_BASE_BYTES : layout.records_start] = codes
+    records = section[layout.records_start :].reshape(grid.num_chunks, layout.record_bytes)  # (N, R)
+    split = layout.code.row_bytes
+    try:
+        for block in row_blocks(grid.num_chunks, layout.code):
+            _check_order(indices[block], grid, block.start)
+            found = _count_coefficients(indices[block], negative[block], codes[block], block.start)
+            refuse_first(found != counts[block], block.start, "its count does not follow from its indices and code")
+    except IndexCodeError as error:
+        raise SectionError(str(error)) from error
+    records[:, :split] = encode_indices(indices, layout.code)
+    records[:, split:] = np.packbits(negative, axis=1, bitorder="little")
+    return section.tobytes()
+
+
+def decode_section(section: memoryview, grid: ChunkGrid) -> SparseChunks:
+    """Undo `encode_section`.
+
+    Args:
+        section: `section_bytes(grid)` bytes of any content.
+        grid: the chunks of the parameter.
+
+    Returns:
+        Chunks on the CPU for which `encode_section` gives the same bytes again.
+
+    Raises:
+        SectionError: the bytes are none that `encode_section` returns; the message names the chunk.
+    """
+    layout = _Layout(grid)
+    base = int.from_bytes(section[:_BASE_BYTES], "little", signed=True)
+    content = np.frombuffer(section, dtype=np.uint8)
+    codes = content[_BASE_BYTES : layout.records_start].copy()  # (N,)
+    _check_scales(codes, base)
+    records = content[layout.records_start :].reshape(grid.num_chunks, layout.record_bytes)  # (N, R)
+    negative = np.empty((grid.num_chunks, grid.topk), dtype=np.bool_)  # (N, T)
+    counts = np.empty(grid.num_chunks, dtype=np.int16)  # (N,)
+    split = layout.code.row_bytes
+    try:
+        indices = decode_indices(records[:, :split], layout.code)  # (N, T)
+        for block in row_blocks(grid.num_chunks, layout.code):
+            negative[block] = _unpack_signs(records[block, split:], grid.topk, block.start)
+            counts[block] = _count_coefficients(indices[block], negative[block], codes[block], block.start)
+    except IndexCodeError as error:
+        raise SectionError(str(error)) from error
+    tensors = [torch.from_numpy(array) for array in (indices, negative, counts, codes)]
+    return SparseChunks(*tensors, base=base)
+
+
+def _to_numpy(chunks: SparseChunks, grid: ChunkGrid) -> list[NDArray]:
+    """Return indices (N, T), negative (N, T), counts (N,) and codes (N,) after a check of shapes and dtypes."""
+    wide, narrow = (grid.num_chunks, grid.topk), (grid.num_chunks,)
+    expected: dict[str, tuple[Tensor, torch.dtype, tuple[int, ...]]] = {
+        "indices": (chunks.indices, torch.int16, wide),
+        "negative": (chunks.negative, torch.bool, wide),
+        "counts": (chunks.counts, torch.int16, narrow),
+        "codes": (chunks.codes, torch.uint8, narrow),
+    }
+    for name, (tensor, dtype, shape) in expected.items():
+        if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+            raise SectionError(f"{name} must be {dtype} {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
+    return [tensor.detach().cpu().numpy() for tensor, _, _ in expected.values()]
+
+
+def _check_scales(codes: NDArray[np.uint8], base: int) -> None:
+    """Refuse scale codes (N,) and a base that could be said in another way."""
+    if not MIN_BASE <= base <= MAX_BASE:
+        raise SectionError(f"base must be in {MIN_BASE}..{MAX_BASE}, got {base}")
+    largest = int(codes.max(initial=EMPTY_CODE))
+    if largest == EMPTY_CODE and base != 0:
+        raise SectionError(f"base must be 0 where no chunk sends anything, got {base}")
+    if largest not in (EMPTY_CODE, MAX_CODE):
+        raise SectionError(f"the largest scale code must be {MAX_CODE}, or {EMPTY_CODE} for all, got {largest}")
+
+
+def _check_order(indices: NDArray[np.int16], grid: ChunkGrid, first_row: int) -> None:
+    """Refuse indices (B, T) that descend or leave the chunk."""
+    leaves = (indices[:, 0] < 0) | (indices[:, -1] >= grid.chunk_numel)
+    refuse_first(leaves, first_row, f"an index is not in 0..{grid.chunk_numel - 1}")
+    refuse_first(indices[:, 1:] < indices[:, :-1], first_row, "indices descend")
+
+
+def _count_coefficients(
+    indices: NDArray[np.int16], negative: NDArray[np.bool_], codes: NDArray[np.uint8], first_row: int
+) -> NDArray[np.int64]:
+    """Return how many coefficients each chunk (B,) sends; refuse what could be said in another way.
+
+    Args:
+        indices: (B, T) non-decreasing in every row.
+        negative: (B, T) signs.
+        codes: (B,) scale codes.
+        first_row: number of the first chunk, for the message.
+    """
+    ascends = indices[:, 1:] > indices[:, :-1]  # (B, T - 1)
+    refuse_first(ascends[:, 1:] & ~ascends[:, :-1], first_row, "an index comes twice, not as a filler")
+    refuse_first(negative[:, 1:] & ~ascends, first_row, "a filler is negative")
+    empty = codes == EMPTY_CODE
+    says_something = empty[:, None] & ((indices != 0) | negative)  # (B, T)
+    refuse_first(says_something, first_row, f"scale code {EMPTY_CODE} allows only index 0 without a sign")
+    return np.where(empty, 0, 1 + ascends.sum(axis=1))
+
+
+def _unpack_signs(packed: NDArray[np.uint8], topk: int, first_row: int) -> NDArray[np.bool_]:
+    """Return (B, T) signs from (B, bytes)."""
+    refuse_first(padding_is_set(packed, topk), first_row, "padding behind the signs is not zero")
+    return np.unpackbits(packed, axis=1, count=topk, bitorder="little").view(np.bool_)
