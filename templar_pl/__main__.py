@@ -1,0 +1,50 @@
+"""`python -m templar_pl`: answers `--help` at once, and hands everything else to the command line."""
+
+from __future__ import annotations
+
+import sys
+
+HELP = """\
+usage: python -m templar_pl COMMAND [--config FILE ...] [options]
+
+Train one language model with PyTorch Lightning on many machines that do not trust each other.
+
+commands
+  fit        train: take part in every window of a run
+               python -m templar_pl fit --config configs/miner.yaml
+  validate   measure the loss of a checkpoint on the held-out pages
+               python -m templar_pl validate --config configs/miner.yaml --ckpt_path last
+  test       the same under the name of a test
+               python -m templar_pl test --config configs/miner.yaml --ckpt_path last
+  predict    continue the prompts of a text file, one a line
+               python -m templar_pl predict --config configs/miner.yaml --ckpt_path last --data.prompts prompts.txt
+
+short options, after the command
+  --local              the toy model and its numbers instead of the full ones (hparams.local.json)
+  --wallet.hotkey NAME the key this node signs with; made on first use on a local chain
+  --netuid N           number of the subnet; 268 if not given
+  --device NAME        cpu, cuda, cuda:1 or mps; chosen by itself if not given
+  --test               apply the payloads of all peers, not only of max_topk_peers of them
+  --debug, --trace     a detailed log of this package, or of all libraries too
+  --ckpt_path last     resume from the newest checkpoint of this node
+  --print_config       show every setting and stop; each can be given as an option:
+                         --compression.topk=16  --trainer.max_epochs=400  --schedule.learning_rate=1e-3
+
+`python -m templar_pl COMMAND --help` lists every option of a command (takes some seconds).
+"""
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(HELP)
+        return 0
+    # Imported here: torch and Lightning take seconds, and `--help` needs neither.
+    from templar_pl.cli import run_command  # noqa: PLC0415 - see above
+
+    return run_command(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""The command line: Lightning's, with this project's groups of settings. The only reader of the environment."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ActionYesNo, set_parsing_settings
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.console import Console
+from rich.logging import RichHandler
+
+from templar_pl.chain import LocalChainConfig
+from templar_pl.config import MAX_PEERS, SECTIONS, HParams, load_hparams
+from templar_pl.errors import ConfigError, TemplarError
+from templar_pl.training import (
+    LlamaModule,
+    LocalNetwork,
+    PrintPredictions,
+    RecoveryConfig,
+    TemplarDataModule,
+    TemplarStrategy,
+    WindowCheckpoint,
+    WindowLog,
+    WindowProgressBar,
+)
+
+log = logging.getLogger(__name__)
+
+EXIT_STOPPED, EXIT_SETTINGS, EXIT_SIGTERM = 1, 2, 143
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """Where buckets, checkpoints and metrics of local runs are."""
+
+    root: str = "runs"
+    """Folder of all runs; made on first use. Nodes that name the same folder find each other."""
+
+    run: str = "local"
+    """Name of the run; the digest of its numbers is added, so that other numbers make another run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalletConfig:
+    """Which key this node signs with."""
+
+    hotkey: str = "miner"
+    """Name of the hotkey; each node of a run has its own. Made on first use on a local chain."""
+
+
+class TemplarCLI(LightningCLI):
+    """Commands `fit`, `validate`, `test` and `predict` with the groups of hparams.json and of this node."""
+
+    def __init__(self, arguments: Sequence[str], console: Console) -> None:
+        """Parse `arguments` and run the command they name."""
+        self._arguments, self._console = list(arguments), console
+        super().__init__(
+            LlamaModule,
+            TemplarDataModule,
+            args=self._arguments,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the groups, with the numbers of hparams.json (and of the toy model, if local) as defaults."""
+        self._add_node_options(parser)
+        chosen = _peek(self._arguments)
+        hparams = load_hparams(*hparams_files(chosen.hparams, local=chosen.local))
+        for section, cls in SECTIONS.items():
+            parser.add_class_arguments(cls, section)
+            numbers = getattr(hparams, section)
+            parser.set_defaults({f"{section}.{f.name}": getattr(numbers, f.name) for f in fields(cls)})
+        parser.link_arguments("llama", "model.llama", apply_on="instantiate")
+        parser.link_arguments("schedule", "model.schedule", apply_on="instantiate")
+        parser.link_arguments("pages.tokenizer_name", "model.tokenizer_name")
+        parser.link_arguments("pages", "data.pages", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Set up the log before anything can be worth a line."""
+        set_up_log(self._console, debug=self._setting("debug"), trace=self._setting("trace"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer around this node: its network, its folder, what it shows."""
+        given = self._setting("trainer")
+        hparams = self._hparams()
+        store, netuid = self._setting("store"), self._setting("netuid")
+        network = LocalNetwork(
+            root=str(Path(store.root) / f"net{netuid}"),
+            run=f"{store.run}-{hparams.digest().hex()[:8]}",
+            hotkey=self._setting("wallet").hotkey,
+            chain=self._setting("chain"),
+        )
+        if given["strategy"] == "templar":
+            kwargs["strategy"] = self._strategy(network, hparams)
+        if given["logger"] in (None, True):
+            kwargs["logger"] = CSVLogger(network.node_dir, name="logs")
+        if given["default_root_dir"] is None:
+            kwargs["default_root_dir"] = str(network.node_dir)
+        kwargs.update(choose_device(self._setting("device"), given))
+        self.trainer_defaults["callbacks"] = self._callbacks(network, hparams, shows_bar=given["enable_progress_bar"])
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Say where the checkpoint is and what can be done with it."""
+        callback = self.trainer.checkpoint_callback
+        path = callback.last_model_path if isinstance(callback, WindowCheckpoint) else ""
+        if not path:
+            return
+        configs = " ".join(a for a in self._arguments[1:] if a != "--local")
+        log.info("checkpoint: %s", path)
+        log.info("measure it: python -m templar_pl validate %s --ckpt_path last", configs)
+        log.info("write with it: python -m templar_pl predict %s --ckpt_path last --data.prompts prompts.txt", configs)
+        windows = 2 * (self.trainer.current_epoch or 1)
+        log.info("train on: python -m templar_pl fit %s --trainer.max_epochs %d", configs, windows)
+
+    def _add_node_options(self, parser: LightningArgumentParser) -> None:
+        flag: dict[str, Any] = {"action": ActionYesNo, "default": False}
+        parser.add_argument("--local", help="Train the toy model of hparams.local.json.", **flag)
+        parser.add_argument("--hparams", type=str | None, default=None, help="Another file than hparams.json.")
+        parser.add_argument("--netuid", type=int, default=268, help="Number of the subnet.")
+        parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:N or mps.")
+        parser.add_argument("--test", help="Apply the payloads of all peers, up to 512.", **flag)
+        parser.add_argument("--debug", help="Log the details of this package.", **flag)
+        parser.add_argument("--trace", help="Log the details of all libraries too.", **flag)
+        # What all nodes share comes from the group `window`.
+        parser.add_class_arguments(LocalChainConfig, "chain", skip={"blocks_per_window", "delta_s"})
+        parser.add_class_arguments(StoreConfig, "store")
+        parser.add_class_arguments(WalletConfig, "wallet")
+        parser.add_class_arguments(RecoveryConfig, "recovery")
+
+    def _hparams(self) -> HParams:
+        hparams = HParams(**{section: self._setting(section) for section in SECTIONS})
+        if not self._setting("test"):
+            return hparams
+        return replace(hparams, peers=replace(hparams.peers, max_topk_peers=MAX_PEERS))
+
+    def _strategy(self, network: LocalNetwork, hparams: HParams) -> TemplarStrategy:
+        return TemplarStrategy(
+            network,
+            compression=hparams.compression,
+            window=hparams.window,
+            peers=hparams.peers,
+            settings_digest=hparams.digest(),
+            recovery=self._setting("recovery"),
+        )
+
+    def _callbacks(self, network: LocalNetwork, hparams: HParams, *, shows_bar: bool | None) -> list[Any]:
+        callbacks: list[Any] = [
+            WindowCheckpoint(str(network.node_dir / "checkpoints"), hparams.window.checkpoint_frequency),
+            WindowLog(),
+            PrintPredictions(sys.stdout),
+        ]
+        return callbacks if shows_bar is False else [*callbacks, WindowProgressBar(self._console)]
+
+    def _setting(self, key: str) -> Any:
+        config = self.config_init if hasattr(self, "config_init") else self.config
+        return self._get(config, key)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command; return 0, 1 if it stopped on an error, 2 for wrong settings, 143 after SIGTERM."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    _silence_libraries()
+    console = Console(stderr=True)
+    try:
+        TemplarCLI(arguments, console)
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_SETTINGS
+    except TemplarError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_STOPPED
+    except SIGTERMException:
+        log.warning("stopped by SIGTERM; the same command goes on where it stopped")
+        return EXIT_SIGTERM
+    return 0
+
+
+def hparams_files(chosen: str | None, *, local: bool) -> list[Path]:
+    """Return the files of numbers to read, later ones laid over earlier ones.
+
+    Args:
+        chosen: path of a file instead of the project's hparams.json.
+        local: whether the numbers of the toy model come on top.
+    """
+    inside = Path(__file__).parent
+    # An installed package carries the files inside; a checkout has them at its root.
+    folder = inside if (inside / "hparams.json").exists() else inside.parent
+    files = [Path(chosen) if chosen else folder / "hparams.json"]
+    return [*files, folder / "hparams.local.json"] if local else files
+
+
+def choose_device(device: str | None, trainer: Any) -> dict[str, Any]:
+    """Return the trainer's arguments for a device and its default precision.
+
+    Args:
+        device: cpu, cuda, cuda:N, mps, or None to keep what the trainer was given.
+        trainer: the trainer's settings.
+
+    Raises:
+        ConfigError: the name is another one.
+    """
+    kind, _, index = (device or "").partition(":")
+    if device and (kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal())):
+        raise ConfigError(f"device must be cpu, cuda, cuda:N or mps, got {device!r}")
+    chosen: dict[str, Any] = {}
+    if device:
+        chosen = {"accelerator": kind, "devices": [int(index)] if index else 1}
+    if trainer["precision"] is None:
+        on_cpu = chosen.get("accelerator", trainer["accelerator"]) == "cpu" or not torch.cuda.is_available()
+        # bf16 autocast is ten times slower than fp32 on processors without matrix units for it.
+        chosen["precision"] = "32-true" if on_cpu else "bf16-mixed"
+    return chosen
+
+
+def set_up_log(console: Console, *, debug: bool, trace: bool) -> None:
+    """Send the log to standard error, above the progress bar where there is one."""
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="[%H:%M:%S]")
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+    root, package = logging.getLogger(), logging.getLogger("templar_pl")
+    root.handlers, package.handlers = [handler], []
+    root.setLevel(logging.DEBUG if trace else logging.WARNING)
+    package.setLevel(logging.DEBUG if debug or trace else logging.INFO)
+
+
+def _silence_libraries() -> None:
+    """Drop what libraries say of themselves or of our own doing; everything else still shows."""
+    for message in (
+        "LightningCLI's args parameter is intended",  # we pass the command line's own arguments
+        ".*there is no last checkpoint available",  # a first start is no reason to warn
+        ".*isinstance.treespec, LeafSpec.. is deprecated",  # lightning 2.6 with torch 2.13
+        ".*does not have many workers",  # the next window is prepared in the background
+        ".*smaller than the logging interval",  # metrics are logged once a window
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _peek(arguments: Sequence[str]) -> argparse.Namespace:
+    """Find out which numbers are asked for, before the options that hold them can be built."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--hparams")
+    parser.add_argument("--local", nargs="?", const="true")
+    parser.add_argument("--no_local", dest="local", action="store_const", const="false")
+    seen, _ = parser.parse_known_args(list(arguments))
+    laid_over: dict[str, Any] = {"local": False, "hparams": None}
+    for path in seen.config:
+        laid_over |= _top_level(Path(path))
+    if seen.hparams is not None:
+        laid_over["hparams"] = seen.hparams
+    if seen.local is not None:
+        laid_over["local"] = seen.local.lower() in ("true", "yes", "1")
+    return argparse.Namespace(local=bool(laid_over["local"]), hparams=laid_over["hparams"])
+
+
+def _top_level(path: Path) -> dict[str, Any]:
+    """Return `local` and `hparams` of a config file; the real parser reports what is wrong with the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return {k: v for k, v in content.items() if k in ("local", "hparams")} if isinstance(content, dict) else {}

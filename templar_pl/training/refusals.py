@@ -1,0 +1,61 @@
+"""Settings of a trainer under which nodes could not agree, refused before the first window."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch.optim import LBFGS
+
+from templar_pl.errors import ConfigError
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+
+
+def refuse_unsuitable(trainer: Trainer) -> None:
+    """Check what the user gave the trainer; optimizers must be set up already.
+
+    Raises:
+        ConfigError: with what is wrong, what is allowed and how to mend it.
+    """
+    _refuse_precision(trainer)
+    _refuse_accumulation(trainer)
+    _refuse_optimizers(trainer)
+    _refuse_schedulers(trainer)
+
+
+def _refuse_precision(trainer: Trainer) -> None:
+    if trainer.precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision must be one of {', '.join(PRECISIONS)}, got {trainer.precision}: with 16-bit parameters or a "
+            "loss scaler a node can lose what all others apply; use Trainer(precision='bf16-mixed')"
+        )
+
+
+def _refuse_accumulation(trainer: Trainer) -> None:
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set by Trainer
+        raise ConfigError("GradientAccumulationScheduler cannot be used: a window accumulates all of its batches")
+    if trainer.accumulate_grad_batches != 1:
+        raise ConfigError(
+            f"accumulate_grad_batches must be 1, got {trainer.accumulate_grad_batches}: a window accumulates all of "
+            "its batches; bound them with Trainer(limit_train_batches=...)"
+        )
+
+
+def _refuse_optimizers(trainer: Trainer) -> None:
+    if not trainer.lightning_module.automatic_optimization:
+        raise ConfigError("automatic_optimization must be True: a window is one optimizer step, taken by the trainer")
+    if len(trainer.optimizers) != 1:
+        raise ConfigError(f"configure_optimizers must return one optimizer, got {len(trainer.optimizers)}")
+    if isinstance(trainer.optimizers[0], LBFGS):
+        raise ConfigError("LBFGS cannot be used: it evaluates the loss several times a step; use SGD or AdamW")
+
+
+def _refuse_schedulers(trainer: Trainer) -> None:
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau:
+            raise ConfigError(
+                "ReduceLROnPlateau cannot be used: the learning rate must follow from the number of windows, so that "
+                "all nodes have the same one; use a scheduler without a metric"
+            )
+        if config.frequency != 1:
+            raise ConfigError(f"the frequency of a learning rate scheduler must be 1 (window), got {config.frequency}")

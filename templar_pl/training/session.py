@@ -1,0 +1,199 @@
+"""One fit on one node: the run's windows tied to the parameters that are trained.
+
+Knows parameters, but neither optimizer nor trainer; the strategy hands those in as callables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from templar_pl.compression import MAX_GRADIENT, MomentumCodec
+from templar_pl.errors import ChainError, StoreError
+from templar_pl.exchange.round_trip import Collected, Outgoing, Training
+from templar_pl.protocol.fingerprint import fingerprint
+from templar_pl.training.phases import Phase
+from templar_pl.training.report import Norms, Tally, WindowReport, measure_norms
+from templar_pl.training.window_run import Apply, WindowRun
+from templar_pl.units import Uid, Window
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """One window between its gradient and its update."""
+
+    own: Outgoing | None
+    failure: str
+    """Why nothing was sent; empty if something was."""
+
+    collected: Collected
+    norms: Norms
+    fingerprint: bytes
+    """32 bytes: the parameters the gradient was taken at."""
+
+
+class Session:
+    """Trains, sends and receives window after window."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        buffers: Mapping[str, Tensor],
+        codec: MomentumCodec,
+        run: WindowRun,
+    ) -> None:
+        """Store the parts.
+
+        Args:
+            parameters: what is trained and exchanged, in wire order.
+            buffers: what else training changes in the model; each node has its own.
+            codec: momentum of the parameters.
+            run: the node's way through the windows.
+        """
+        self.parameters, self.run = dict(parameters), run
+        self.tally = Tally()
+        self.report: WindowReport | None = None
+        """The last window applied by training; None before the first."""
+
+        self.at_boundary = True
+        """Whether parameters and momentum belong to the same window; only then they may be saved."""
+
+        self.buffers_at_start: dict[str, Tensor] = {}
+        """The buffers as they were when the window in training began; empty outside of a window."""
+
+        self._codec, self._buffers = codec, dict(buffers)
+        self._total_tokens = 0
+        self._longest_batch_s = 0.0
+        self._batch_since = math.nan
+
+    def begin(self, apply: Apply, max_applied: int | None) -> tuple[Uid, Window] | None:
+        """Catch up and begin a window: whose pages of which window to train on; None when the run is over.
+
+        Everything random in the window then follows from run, uid and window, so that it can be trained again.
+        """
+        self.at_boundary = False
+        window = self.run.next_to_train(apply, max_applied)
+        self.at_boundary = True
+        self.tally, self._longest_batch_s = Tally(), 0.0
+        if window is None:
+            return None
+        self.buffers_at_start = {name: buffer.detach().clone() for name, buffer in self._buffers.items()}
+        self._batch_since = time.monotonic()
+        uid = self.run.connection.uid
+        torch.manual_seed(_seed(self.run.connection.run, uid, window))
+        return uid, window
+
+    def count_batch(self, loss: Tensor, tokens: Tensor | int) -> None:
+        """Count a batch that was trained, and tell the chain that this node lives."""
+        self.tally.add(loss, tokens)
+        now = time.monotonic()
+        self._longest_batch_s = max(self._longest_batch_s, now - self._batch_since)
+        self._batch_since = now
+        self.run.connection.agreement.touch()
+
+    def has_time(self) -> bool:
+        """Whether another batch fits into the window; always true for a window of the past."""
+        return self.run.is_rebuilding or self.seconds_left() > self._longest_batch_s
+
+    def seconds_left(self) -> float:
+        """Seconds until the window ends; infinite if it ends when all have sent."""
+        return self.run.connection.chain.seconds_left(self.run.window)
+
+    def exchange(self, lr: Mapping[str, float], pages: bytes) -> Exchanged:
+        """Send the window's gradient and set every parameter's gradient to the update all nodes agree on.
+
+        Args:
+            lr: learning rate of every parameter.
+            pages: 32 bytes, digest of the pages that were trained on.
+
+        Raises:
+            OutOfSyncError: the window cannot be applied.
+        """
+        self.at_boundary = False
+        self.run.phases.enter(Phase.COMPRESSION)
+        parameters_before = fingerprint(self.parameters)
+        gradients = self._gradients()
+        loss = self.tally.loss
+        training = Training(
+            pages, parameters_before, loss if math.isfinite(loss) else 0.0, self.tally.batches, self.tally.tokens
+        )
+        own, failure = self._send(gradients, lr, training)
+        norms = measure_norms(
+            [g for g in gradients.values() if g is not None],
+            list(self.parameters.values()),
+            list(self._codec.momentum.values()),
+        )
+        collected, update = self.run.receive(own)
+        self.set_gradients(update)
+        return Exchanged(own, failure, collected, norms, parameters_before)
+
+    def set_gradients(self, update: Mapping[str, Tensor]) -> None:
+        """Put an update where the optimizer takes it from."""
+        for name, parameter in self.parameters.items():
+            parameter.grad = update[name].to(parameter.dtype)
+
+    def finish(self, exchanged: Exchanged, lr: float) -> None:
+        """Count the window as applied, once the optimizer has stepped, and report on it."""
+        window, rebuilt = self.run.window, self.run.is_rebuilding
+        self.run.finish()
+        self.at_boundary, self.buffers_at_start = True, {}
+        self._total_tokens += self.tally.tokens
+        collected, own = exchanged.collected, exchanged.own
+        self.report = WindowReport(
+            window=window,
+            applied=self.run.applied,
+            tally=self.tally,
+            total_tokens=self._total_tokens,
+            learning_rate=lr,
+            norms=exchanged.norms,
+            participants=len(collected.settlement.payloads),
+            peers=tuple(collected.payloads),
+            skipped={uid: str(error) for uid, error in collected.skipped.items()},
+            out_of_sync=tuple(
+                uid for uid, p in collected.payloads.items() if p.header.fingerprint != exchanged.fingerprint
+            ),
+            put_failed=exchanged.failure,
+            rebuilt=rebuilt,
+            bytes_up=0 if own is None or rebuilt else len(own.data),
+            bytes_down=collected.bytes_down,
+            seconds=self.run.phases.stop(),
+        )
+
+    def _send(
+        self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], training: Training
+    ) -> tuple[Outgoing | None, str]:
+        try:
+            return self.run.send(gradients, lr, training), ""
+        except (StoreError, ChainError) as error:
+            log.warning("window %d: own payload not sent, kept in the momentum: %s", self.run.window, error)
+            return None, str(error)
+
+    def _gradients(self) -> dict[str, Tensor | None]:
+        """Return the gradients; none at all if one has diverged, since it would poison the momentum for ever."""
+        gradients = {name: parameter.grad for name, parameter in self.parameters.items()}
+        bad = [
+            name
+            for name, g in gradients.items()
+            if g is not None and g.numel() and not float(g.detach().abs().amax()) <= MAX_GRADIENT
+        ]
+        if not bad:
+            return gradients
+        log.warning(
+            "window %d: the gradient of %s has diverged; none of it enters the momentum", self.run.window, bad[0]
+        )
+        return dict.fromkeys(gradients)
+
+
+def _seed(run: str, uid: Uid, window: Window) -> int:
+    """Draw the seed of a window's randomness, 0..2**63 - 1, from what identifies it."""
+    return int.from_bytes(hashlib.sha256(f"{run}/{uid}/{window}".encode()).digest()[:8], "little") >> 1

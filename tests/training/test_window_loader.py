@@ -1,0 +1,111 @@
+"""Any loader becomes windowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from templar_pl.training.phases import Phase, PhaseClock
+from templar_pl.training.window_loader import NO_PAGES, WindowLoader
+from templar_pl.units import Uid, Window
+
+
+class Assigned(IterableDataset[int]):
+    """Two numbers a window."""
+
+    window = -1
+
+    def begin_window(self, uid: Uid, window: Window) -> bytes:
+        self.window = window
+        return bytes([uid, window]) * 16
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((10 * self.window, 10 * self.window + 1))
+
+
+class Loader:
+    """As much of a DataLoader as is used."""
+
+    def __init__(self, dataset: Iterable[int]) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.dataset)
+
+
+class Windows:
+    """Begins windows 0, 1, ... of uid 7; each has time for so many batches."""
+
+    def __init__(self, batches: int = 1000, last: int = 1000) -> None:
+        self.begun, self.batches, self.last, self.left = 0, batches, last, 0
+
+    def begin(self) -> tuple[Uid, Window] | None:
+        if self.begun > self.last:
+            return None
+        self.left, self.begun = self.batches, self.begun + 1
+        return Uid(7), Window(self.begun - 1)
+
+    def has_time(self) -> bool:
+        self.left -= 1
+        return self.left > 0
+
+
+def windowed(loader: Any, windows: Windows, phases: PhaseClock | None = None) -> WindowLoader:
+    return WindowLoader(loader, phases or PhaseClock(), begin=windows.begin, has_time=windows.has_time)
+
+
+def test_a_dataset_that_knows_windows_is_told_each_one() -> None:
+    loader = windowed(Loader(Assigned()), Windows())
+
+    assert [list(loader) for _ in range(3)] == [[0, 1], [10, 11], [20, 21]]
+    assert loader.pages == bytes([7, 2]) * 16
+
+
+def test_any_other_loader_gives_one_pass_a_window() -> None:
+    loader = windowed(Loader(range(3)), Windows())
+
+    assert [list(loader) for _ in range(2)] == [[0, 1, 2], [0, 1, 2]]
+    assert loader.pages == NO_PAGES
+
+
+def test_a_window_that_ends_by_time_goes_on_where_it_stopped() -> None:
+    loader = windowed(Loader(range(5)), Windows(batches=2))
+
+    assert [list(loader) for _ in range(4)] == [[0, 1], [2, 3], [4], [0, 1]]
+
+
+def test_a_window_has_one_batch_even_if_there_is_no_time() -> None:
+    loader = windowed(Loader(Assigned()), Windows(batches=0))
+
+    assert list(loader) == [0]
+
+
+def test_a_run_that_is_over_yields_nothing() -> None:
+    loader = windowed(Loader(range(3)), Windows(last=0))
+
+    assert [list(loader) for _ in range(2)] == [[0, 1, 2], []]
+
+
+def test_fetching_counts_as_data_loading_and_the_rest_as_training() -> None:
+    now = 0.0
+
+    def slow() -> Iterator[int]:
+        nonlocal now
+        for i in range(2):
+            now += 3.0
+            yield i
+
+    class Slow:
+        def __iter__(self) -> Iterator[int]:
+            return slow()
+
+    phases = PhaseClock(lambda: now)
+    phases.start(Phase.DATA_LOADING)
+    for _ in windowed(Slow(), Windows(), phases):
+        now += 10.0
+
+    seconds = phases.stop()
+    assert seconds[Phase.DATA_LOADING] == 6.0
+    assert seconds[Phase.TRAINING] == 20.0
