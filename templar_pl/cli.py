@@ -262,8 +262,8 @@ def _peek(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     parser.add_argument("--hparams")
-    parser.add_argument("--local", nargs="?", const="true")
-    parser.add_argument("--no_local", dest="local", action="store_const", const="false")
+    parser.add_argument("--local", action="store_true", default=None)
+    parser.add_argument("--no_local", dest="local", action="store_false")
     seen, _ = parser.parse_known_args(list(arguments))
     laid_over: dict[str, Any] = {"local": False, "hparams": None}
     for path in seen.config:
@@ -271,7 +271,7 @@ def _peek(arguments: Sequence[str]) -> argparse.Namespace:
     if seen.hparams is not None:
         laid_over["hparams"] = seen.hparams
     if seen.local is not None:
-        laid_over["local"] = seen.local.lower() in ("true", "yes", "1")
+        laid_over["local"] = seen.local
     return argparse.Namespace(local=bool(laid_over["local"]), hparams=laid_over["hparams"])
 
 

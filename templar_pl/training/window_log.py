@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -18,12 +19,16 @@ class WindowLog(Callback):
     def __init__(self) -> None:
         """Start with nothing logged."""
         self._validation: list[tuple[int, float]] = []
+        self._logged: WindowReport | None = None
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the window that was just applied."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the window, if this batch was its last one."""
         report = last_report(trainer)
-        if report is None or report.applied != trainer.current_epoch + 1:
-            return  # the run was over before this epoch had a window
+        if report is None or report is self._logged:
+            return
+        self._logged = report
         for logger in trainer.loggers:
             logger.log_metrics(report.metrics(), step=report.applied)
         log.info("%s", report.describe())

@@ -1,0 +1,222 @@
+"""The command line in one process: what it accepts, what it refuses, what wins over what."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from templar_pl.__main__ import main
+from templar_pl.cli import choose_device, hparams_files, run_command
+from templar_pl.config import SECTIONS, load_hparams
+from templar_pl.errors import ConfigError
+from tests.end_to_end.node import TINY
+
+ROOT = Path(__file__).parents[1]
+MINER = str(ROOT / "configs" / "miner.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in an empty folder, and give the log back as it was."""
+    monkeypatch.chdir(tmp_path)
+    loggers = [logging.getLogger(name) for name in (None, "templar_pl", "lightning.pytorch.utilities.rank_zero")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers = handlers
+
+
+def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as stop:
+        run_command(["fit", *arguments, "--print_config"])
+    assert stop.value.code in (0, None)
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_help_answers_at_once_without_torch_and_lists_the_commands() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['templar_pl', '--help']\n"
+        "try: runpy.run_module('templar_pl', run_name='__main__')\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "slow = {'torch', 'lightning', 'transformers', 'jsonargparse'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {slow}' if slow else 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+    assert result.returncode == 0, result.stderr
+    for command in ("fit", "validate", "test", "predict"):
+        assert f"python -m templar_pl {command} --config configs/miner.yaml" in result.stdout
+
+
+def test_no_command_is_a_call_for_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["templar_pl"])
+
+    assert main() == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_the_numbers_of_the_network_are_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(capsys)
+
+    assert config["llama"]["hidden_size"] == 2048
+    assert config["compression"]["topk"] == 32
+    assert config["netuid"] == 268
+
+
+def test_local_lays_the_toy_model_over_them(capsys: pytest.CaptureFixture[str]) -> None:
+    config = printed_config(capsys, "--local")
+
+    toy = load_hparams(*hparams_files(None, local=True))
+    assert config["llama"]["hidden_size"] == toy.llama.hidden_size
+    assert config["compression"]["topk"] == 32
+
+
+def test_a_config_wins_over_the_numbers_and_the_command_line_over_both(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "own.yaml").write_text("local: true\ncompression: {topk: 8, chunk_size: 16}\n")
+
+    config = printed_config(capsys, "--config", "own.yaml", "--compression.topk=16")
+
+    assert config["compression"]["topk"] == 16
+    assert config["compression"]["chunk_size"] == 16
+    assert config["pages"]["tokenizer_name"] == "bytes"
+
+
+def test_the_command_line_can_take_local_back(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed_config(capsys, "--config", MINER, "--no_local")["llama"]["hidden_size"] == 2048
+
+
+def test_another_file_of_numbers_can_be_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    numbers = json.loads((ROOT / "hparams.json").read_text()) | {"topk_compression": 5}
+    (tmp_path / "mine.json").write_text(json.dumps(numbers))
+
+    assert printed_config(capsys, "--hparams=mine.json")["compression"]["topk"] == 5
+
+
+def test_every_knob_is_documented_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+
+    assert "Coefficients sent per chunk; 1..chunk_size ** 2." in text
+    for section in SECTIONS:
+        assert f"--{section}." in text
+
+
+def test_every_config_of_the_project_loads(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = sorted((ROOT / "configs").glob("*.yaml"))
+
+    assert configs
+    for path in configs:
+        assert printed_config(capsys, "--config", str(path))["trainer"]["strategy"] == "templar"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--compression.topk=0"], r"topk must be a whole number in 1..4096, got 0"),
+        (["--schedule.learning_rate=7"], "learning_rate must be in 1e-09..1, got 7"),
+        (["--device=abacus"], "device must be cpu, cuda, cuda:N or mps, got 'abacus'"),
+        (["--chain.pace=gallop"], "lockstep"),
+        (["--compression.tpk=3"], "tpk"),
+        (["--llama.vocab_size=100"], "vocab_size"),
+        (["--data.page_set.folder=nowhere"], "nowhere"),
+        (["--wallet.hotkey=../alice"], "hotkey"),
+        (["--config=absent.yaml"], "absent.yaml"),
+    ],
+)
+def test_a_wrong_value_says_what_is_allowed_and_stops_before_the_first_window(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    try:
+        code = run_command(["fit", "--config", MINER, *TINY, "--trainer.max_epochs=1", *arguments])
+    except SystemExit as stop:  # jsonargparse ends the program by itself
+        code = stop.code
+
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_fit_validate_test_and_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("def main(\nimport \n")
+    common = ["--config", MINER, *TINY, "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1"]
+    assert run_command(["fit", *common]) == 0
+
+    for command in ("validate", "test"):
+        assert run_command([command, *common[2:], "--config", MINER, "--ckpt_path=last"]) == 0
+        printed = capsys.readouterr().out
+        for metric in ("loss", "perplexity", "bits_per_byte"):
+            assert f"{'val' if command == 'validate' else 'test'}/{metric}" in printed
+    assert run_command(["predict", "--config", MINER, *TINY, "--ckpt_path=last", "--data.prompts=prompts.txt"]) == 0
+
+    assert "def main(" in capsys.readouterr().out
+    node = next(tmp_path.glob("runs/net268/local-*/nodes/miner"))
+    assert [path.name for path in (node / "checkpoints").iterdir()] == ["window-000000002.ckpt"]
+    assert list((node / "logs").rglob("metrics.csv"))
+
+
+def test_netuid_run_and_hotkey_keep_nodes_apart(tmp_path: Path) -> None:
+    assert (
+        run_command(
+            [
+                "fit",
+                "--config",
+                MINER,
+                *TINY,
+                "--trainer.max_epochs=1",
+                "--netuid=3",
+                "--store.run=mine",
+                "--wallet.hotkey=bob",
+            ]
+        )
+        == 0
+    )
+
+    assert list(tmp_path.glob("runs/net3/mine-*/nodes/bob"))
+
+
+def test_test_applies_the_payloads_of_all_peers_and_makes_another_run(tmp_path: Path) -> None:
+    for flags in ([], ["--test"]):
+        assert run_command(["fit", "--config", MINER, *TINY, "--trainer.max_epochs=1", *flags]) == 0
+
+    assert len(list(tmp_path.glob("runs/net268/local-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (None, {"precision": "32-true"}),
+        ("cpu", {"accelerator": "cpu", "devices": 1, "precision": "32-true"}),
+        ("cuda:1", {"accelerator": "cuda", "devices": [1], "precision": "32-true"}),
+    ],
+)
+def test_a_device_becomes_the_arguments_of_the_trainer(device: str | None, expected: dict[str, Any]) -> None:
+    assert choose_device(device, {"accelerator": "auto", "precision": None}) == expected
+
+
+def test_a_given_precision_is_kept() -> None:
+    assert "precision" not in choose_device("cpu", {"accelerator": "auto", "precision": "bf16-mixed"})
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(ConfigError, match="got 'gpu:x'"):
+        choose_device("gpu:x", {"accelerator": "auto", "precision": None})
