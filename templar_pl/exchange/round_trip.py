@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -109,7 +109,7 @@ class RoundTrip:
         *,
         buckets: Buckets,
         agreement: Agreement,
-        peers: Callable[[], Mapping[Uid, Peer]],
+        peers: Callable[[Collection[Uid]], Mapping[Uid, Peer]],
         limits: Limits,
     ) -> None:
         """Store the parts.
@@ -119,7 +119,7 @@ class RoundTrip:
             identity: who signs.
             buckets: the own bucket and those of peers.
             agreement: what each window consists of.
-            peers: the register of the chain, read anew at each call.
+            peers: returns the register of the chain, with these uids if they are registered at all.
             limits: time and number.
         """
         self._codec, self._identity, self._buckets = codec, identity, buckets
@@ -230,7 +230,7 @@ class RoundTrip:
         return Outgoing(outgoing.window, existing, payload)
 
     def _fetch(self, settlement: Settlement, uids: list[Uid]) -> Gathered[Payload]:
-        peers = self._peers() if uids else {}
+        peers = self._peers(uids)
         requests = {uid: self._request(peers, uid, settlement) for uid in uids}
         return gather(
             requests,
@@ -252,7 +252,8 @@ class RoundTrip:
         )
 
     def _own_peer(self) -> Peer:
-        return self._peers()[self._identity.uid]
+        uid = self._identity.uid
+        return self._peers([uid])[uid]
 
     def _decode(self, peer: Peer, window: Window, data: bytes) -> Payload:
         expected = Expected(run=self._identity.digest, window=window, uid=peer.uid, public_key=peer.public_key)

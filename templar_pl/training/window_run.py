@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,9 +17,10 @@ from templar_pl.compression import MomentumCodec
 from templar_pl.errors import ConfigError
 from templar_pl.exchange.retention import Retention
 from templar_pl.exchange.round_trip import Collected, Identity, Limits, Outgoing, RoundTrip, Training
+from templar_pl.protocol.peer import Peer
 from templar_pl.training.network import Connection
 from templar_pl.training.phases import Phase, PhaseClock
-from templar_pl.units import Window
+from templar_pl.units import Uid, Window
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class WindowRun:
         self._connection: Connection | None = None
         self._round_trip: RoundTrip | None = None
         self._retention: Retention | None = None
+        self._peers: dict[Uid, Peer] = {}
 
     @property
     def connection(self) -> Connection:
@@ -84,7 +86,7 @@ class WindowRun:
             identity,
             buckets=connection.buckets,
             agreement=connection.agreement,
-            peers=connection.chain.peers,
+            peers=self._register,
             limits=limits,
         )
         self._retention = Retention(connection.buckets.own(), connection.run, connection.uid, keep_windows)
@@ -189,9 +191,21 @@ class WindowRun:
         while not math.isinf(left := self.connection.chain.seconds_left(window)) and left > 0:
             threading.Event().wait(left)
 
+    def _register(self, uids: Collection[Uid]) -> Mapping[Uid, Peer]:
+        """Return the register as read at the start of the window, or anew if it lacks one of `uids`."""
+        if not self._peers.keys() >= set(uids):
+            before = self.phases.phase
+            self.phases.enter(Phase.PEER_UPDATE)
+            self._peers = self.connection.chain.peers()
+            if before is not None:
+                self.phases.enter(before)
+        return self._peers
+
     def _begin(self, *, rebuilding: bool) -> None:
         self._rebuilding = rebuilding
-        self.phases.start(Phase.DATA_LOADING)
+        self.phases.start(Phase.PEER_UPDATE)
+        self._peers = self.connection.chain.peers()
+        self.phases.enter(Phase.DATA_LOADING)
 
     def _must_rebuild(self, window: Window) -> bool:
         """Whether to train a window of the past, because this node sent a part of its momentum in it."""

@@ -68,7 +68,7 @@ def join(folder: Path, name: str, *, timeout_s: float = 5.0, patience_s: float =
         identity,
         buckets=buckets,
         agreement=chain.agreement,
-        peers=chain.peers,
+        peers=lambda _: chain.peers(),
         limits=Limits(timeout_s=timeout_s, patience_s=patience_s, max_peers=max_peers),
     )
     return Node(chain, codec, buckets, round_trip, identity)
