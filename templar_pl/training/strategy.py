@@ -99,6 +99,7 @@ class ExchangeMixin(Strategy):
         self._trainer: Trainer | None = None
         self._loader: WindowLoader | None = None
         self._names: dict[Tensor, str] = {}
+        self._limit: int | float = 1.0
 
     # What Lightning calls, in the order of a fit.
 
@@ -109,6 +110,8 @@ class ExchangeMixin(Strategy):
             return
         refuse_unsuitable(trainer)
         trainer.accumulate_grad_batches = WHOLE_WINDOW
+        # Lightning would take a limit for the length of the loader, and never step if a window has fewer batches.
+        self._limit, trainer.limit_train_batches = trainer.limit_train_batches, 1.0
         self._trainer = trainer
         self.session = self._new_session()
 
@@ -124,6 +127,7 @@ class ExchangeMixin(Strategy):
             self.session.run.phases,
             begin=self._begin_window,
             has_time=self.session.has_time,
+            max_batches=count_batches(loader, self._limit),
         )
         return self._loader
 
@@ -258,6 +262,28 @@ class ExchangeMixin(Strategy):
         done = applied - has_started if is_over else applied
         progress.completed = progress.processed = done
         progress.ready = progress.started = done + has_started
+
+
+def count_batches(loader: Any, limit: int | float) -> int | None:
+    """Return how many batches a window has at most, None for no limit.
+
+    Args:
+        loader: what the user gave the trainer.
+        limit: `limit_train_batches` of the trainer: batches, or a share of the loader.
+
+    Raises:
+        ConfigError: a share of a loader that does not know its length.
+    """
+    if isinstance(limit, int):
+        return limit
+    if limit == 1.0:
+        return None
+    try:
+        return max(1, int(len(loader) * limit))
+    except TypeError as error:
+        raise ConfigError(
+            f"limit_train_batches must be a number of batches, got the share {limit}, and the loader has no length"
+        ) from error
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:

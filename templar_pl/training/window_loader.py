@@ -27,6 +27,7 @@ class WindowLoader:
         *,
         begin: Callable[[], tuple[Uid, Window] | None],
         has_time: Callable[[], bool],
+        max_batches: int | None = None,
     ) -> None:
         """Store the parts.
 
@@ -35,7 +36,9 @@ class WindowLoader:
             phases: stopwatch of the window; fetching counts as data loading, all else between batches as training.
             begin: catches up and says for whom and for which window to load; None when the run is over.
             has_time: whether another batch fits into the window.
+            max_batches: batches of a window at most, at least 1; None for no limit.
         """
+        self._max_batches = max_batches
         self._loader, self._phases, self._begin, self._has_time = loader, phases, begin, has_time
         self._unfinished: Iterator[Any] | None = None
         self.pages = NO_PAGES
@@ -47,11 +50,11 @@ class WindowLoader:
         if begun is None:
             return
         self._phases.enter(Phase.DATA_LOADING)
-        for batch in self._open(*begun):
+        for number, batch in enumerate(self._open(*begun), 1):
             self._phases.enter(Phase.TRAINING)
             yield batch
             self._phases.enter(Phase.DATA_LOADING)
-            if not self._has_time():
+            if number == self._max_batches or not self._has_time():
                 break
         self._phases.enter(Phase.TRAINING)
 

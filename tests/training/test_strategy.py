@@ -128,6 +128,22 @@ def test_a_limit_of_batches_goes_on_in_the_loader_where_the_last_window_stopped(
     assert seen.firsts[:4] == seen.firsts[4:]  # ... and then from the start
 
 
+def test_a_limit_that_no_window_reaches_does_not_keep_windows_from_ending(tmp_path: Path) -> None:
+    module = ConvClassifier()
+
+    quiet_trainer(local_strategy(tmp_path), 2, limit_train_batches=100).fit(module, stripes(64, 16))
+
+    assert len(module.losses) == 8
+
+
+def test_a_limit_may_be_a_share_of_the_loader(tmp_path: Path) -> None:
+    module = ConvClassifier()
+
+    quiet_trainer(local_strategy(tmp_path), 2, limit_train_batches=0.5).fit(module, stripes(64, 16))
+
+    assert len(module.losses) == 4
+
+
 def test_a_gradient_that_is_not_finite_does_not_enter_the_momentum(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -82,6 +82,13 @@ def test_a_window_has_one_batch_even_if_there_is_no_time() -> None:
     assert list(loader) == [0]
 
 
+def test_a_limit_of_batches_holds_although_a_window_may_have_fewer() -> None:
+    windows = Windows()
+    loader = WindowLoader(Loader(range(5)), PhaseClock(), begin=windows.begin, has_time=windows.has_time, max_batches=3)
+
+    assert [list(loader) for _ in range(3)] == [[0, 1, 2], [3, 4], [0, 1, 2]]
+
+
 def test_a_run_that_is_over_yields_nothing() -> None:
     loader = windowed(Loader(range(3)), Windows(last=0))
 
