@@ -11,6 +11,7 @@ import csv
 import sys
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import matplotlib as mpl
 
@@ -31,14 +32,15 @@ def read(path: Path) -> list[Row]:
 def draw_loss(rows: list[Row]) -> None:
     """Draw the loss over windows."""
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    for name, label, style in (
+    lines: list[tuple[str, str, dict[str, Any]]] = [
         ("miner/loss", "training pages", {"linewidth": 0.8, "alpha": 0.6}),
         ("val/loss", "held-out pages", {"linewidth": 2, "marker": "o", "markersize": 4}),
-    ):
+    ]
+    for name, label, style in lines:
         # Lightning counts the step of a validation from 0; before training there is none to count.
         late = 1 if name == "val/loss" else 0
         points = [(row["step"] + (late if row["step"] else 0), row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), label=label, **style)
+        axes.plot([step for step, _ in points], [loss for _, loss in points], label=label, **style)
     axes.set(xlabel="windows applied", ylabel="loss (nats per byte token)")
     axes.grid(alpha=0.3)
     axes.legend()
