@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ActionYesNo, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
@@ -49,7 +53,14 @@ class StoreConfig:
     """Folder of all runs; made on first use. Nodes that name the same folder find each other."""
 
     run: str = "local"
-    """Name of the run; the digest of its numbers is added, so that other numbers make another run."""
+    """Name of the run: 1 to 48 of a-z, 0-9, dot, dash and underscore, no sign first. The digest of its numbers is
+    added, so that other numbers make another run."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,47}", self.run):
+            raise ConfigError(
+                f"run must be 1 to 48 of a-z, 0-9, dot, dash and underscore, no sign first, got {self.run!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +97,7 @@ class TemplarCLI(LightningCLI):
             parser.add_class_arguments(cls, section)
             numbers = getattr(hparams, section)
             parser.set_defaults({f"{section}.{f.name}": getattr(numbers, f.name) for f in fields(cls)})
+        parser.set_defaults({"trainer.strategy": "templar"})
         parser.link_arguments("llama", "model.llama", apply_on="instantiate")
         parser.link_arguments("schedule", "model.schedule", apply_on="instantiate")
         parser.link_arguments("pages.tokenizer_name", "model.tokenizer_name")
@@ -106,6 +118,7 @@ class TemplarCLI(LightningCLI):
             hotkey=self._setting("wallet").hotkey,
             chain=self._setting("chain"),
         )
+        self._refuse_absent_checkpoint(network)
         if given["strategy"] == "templar":
             kwargs["strategy"] = self._strategy(network, hparams)
         if given["logger"] in (None, True):
@@ -113,7 +126,7 @@ class TemplarCLI(LightningCLI):
         if given["default_root_dir"] is None:
             kwargs["default_root_dir"] = str(network.node_dir)
         kwargs.update(choose_device(self._setting("device"), given))
-        self.trainer_defaults["callbacks"] = self._callbacks(network, hparams, shows_bar=given["enable_progress_bar"])
+        self.trainer_defaults["callbacks"] = self._callbacks(network, hparams, given)
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
@@ -122,7 +135,7 @@ class TemplarCLI(LightningCLI):
         path = callback.last_model_path if isinstance(callback, WindowCheckpoint) else ""
         if not path:
             return
-        configs = " ".join(a for a in self._arguments[1:] if a != "--local")
+        configs = shlex.join(self._arguments[1:])
         log.info("checkpoint: %s", path)
         log.info("measure it: python -m templar_pl validate %s --ckpt_path last", configs)
         log.info("write with it: python -m templar_pl predict %s --ckpt_path last --data.prompts prompts.txt", configs)
@@ -156,17 +169,32 @@ class TemplarCLI(LightningCLI):
             compression=hparams.compression,
             window=hparams.window,
             peers=hparams.peers,
-            settings_digest=hparams.digest(),
+            settings_digest=self._settings_digest(hparams),
             recovery=self._setting("recovery"),
         )
 
-    def _callbacks(self, network: LocalNetwork, hparams: HParams, *, shows_bar: bool | None) -> list[Any]:
-        callbacks: list[Any] = [
-            WindowCheckpoint(str(network.node_dir / "checkpoints"), hparams.window.checkpoint_frequency),
-            WindowLog(),
-            PrintPredictions(sys.stdout),
-        ]
-        return callbacks if shows_bar is False else [*callbacks, WindowProgressBar(self._console)]
+    def _settings_digest(self, hparams: HParams) -> bytes:
+        """Return the digest of the numbers and of how the weights are drawn, which all nodes must share."""
+        drawn = f"init_seed={self._get(self.config, 'model')['init_seed']}"
+        return hashlib.sha256(hparams.digest() + drawn.encode()).digest()
+
+    def _callbacks(self, network: LocalNetwork, hparams: HParams, given: Any) -> list[Any]:
+        callbacks: list[Any] = [WindowLog(), PrintPredictions(sys.stdout)]
+        if given["enable_checkpointing"] is not False:
+            callbacks.append(WindowCheckpoint(str(checkpoint_dir(network)), hparams.window.checkpoint_frequency))
+        if given["enable_progress_bar"] is not False:
+            callbacks.append(WindowProgressBar(self._console))
+        return callbacks
+
+    def _refuse_absent_checkpoint(self, network: LocalNetwork) -> None:
+        """Refuse to measure random weights where a trained model was asked for."""
+        if self.subcommand == "fit" or self._setting("ckpt_path") != "last":
+            return
+        if not any(checkpoint_dir(network).glob("window-*.ckpt")):
+            raise ConfigError(
+                f"there is no checkpoint in {checkpoint_dir(network)}: run `fit` with the same options first, or name "
+                "a file by --ckpt_path"
+            )
 
     def _setting(self, key: str) -> Any:
         config = self.config_init if hasattr(self, "config_init") else self.config
@@ -183,13 +211,18 @@ def run_command(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_SETTINGS
-    except TemplarError as error:
+    except (TemplarError, MisconfigurationException, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_STOPPED
     except SIGTERMException:
         log.warning("stopped by SIGTERM; the same command goes on where it stopped")
         return EXIT_SIGTERM
     return 0
+
+
+def checkpoint_dir(network: LocalNetwork) -> Path:
+    """Return the folder of a node's checkpoints."""
+    return network.node_dir / "checkpoints"
 
 
 def hparams_files(chosen: str | None, *, local: bool) -> list[Path]:
@@ -253,7 +286,7 @@ def _silence_libraries() -> None:
         ".*smaller than the logging interval",  # metrics are logged once a window
     ):
         warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -22,6 +22,10 @@ _LONGEST_PAUSE_S = 0.02  # a look costs some 0.1 ms, so waiting costs 0.5 % of a
 _TOUCHES_PER_LEASE = 10
 
 
+ABSTAINED = b""
+"""What stands in the place of the hash when a node sends nothing."""
+
+
 class LocalAgreement:
     """`LeasedAgreement` in the file of a local chain.
 
@@ -65,21 +69,23 @@ class LocalAgreement:
             self._touched()
         return opened
 
-    def announce(self, window: Window, sha256: bytes) -> None:
+    def announce(self, window: Window, sha256: bytes | None) -> None:
         """Say that the own payload of `window` is in the own bucket; saying it again replaces the hash.
+
+        None says that this node sends nothing, so that the others need not wait for it.
 
         Raises:
             ValueError: the hash is not 32 bytes long.
             ChainError: the window takes no payloads now, or this node has not joined or was dropped.
         """
-        if len(sha256) != SHA256_BYTES:
+        if sha256 is not None and len(sha256) != SHA256_BYTES:
             raise ValueError(f"sha256 must be {SHA256_BYTES} bytes, got {len(sha256)}")
         with self._database.write() as connection:
             uid = own_uid(connection, self._hotkey)
             now = self._utc.read()
             self._refuse_out_of_time(connection, window, now)
             self._renew(connection, uid, now)
-            row = (window, uid, sha256, now)
+            row = (window, uid, ABSTAINED if sha256 is None else sha256, now)
             connection.execute("INSERT OR REPLACE INTO announcements VALUES (?, ?, ?, ?)", row)
         self._touched()
 
@@ -173,6 +179,6 @@ def _settlement(connection: sqlite3.Connection, window: Window) -> Settlement:
     """Read the list of a closed window."""
     times = "SELECT opened_at, closed_at FROM windows WHERE window = ?"
     opened, closed = connection.execute(times, (window,)).fetchone()
-    payloads = "SELECT uid, sha256 FROM announcements WHERE window = ? ORDER BY uid"
-    rows = connection.execute(payloads, (window,)).fetchall()
+    payloads = "SELECT uid, sha256 FROM announcements WHERE window = ? AND sha256 != ? ORDER BY uid"
+    rows = connection.execute(payloads, (window, ABSTAINED)).fetchall()
     return Settlement(window, {Uid(uid): sha256 for uid, sha256 in rows}, opened, closed)

@@ -29,6 +29,9 @@ from templar_pl.units import Uid, Window
 
 log = logging.getLogger(__name__)
 
+SLICE_S = 1.0
+"""Seconds until a wait looks up."""
+
 # What may still differ from node to node although the hash of the payload is agreed; everything else that is
 # wrong with a payload is in its bytes, so that all nodes leave it out alike.
 NOT_OBTAINED = frozenset({Fault.MISSING, Fault.EARLY, Fault.LATE, Fault.SIZE, Fault.HASH})
@@ -61,6 +64,9 @@ class Limits:
 
     max_peers: int
     """Payloads applied in one window at most; 1..512."""
+
+    check_interrupt: Callable[[], None]
+    """Asked at least once a second while waiting; raises what should end the wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,16 +210,35 @@ class RoundTrip:
         Raises:
             OutOfSyncError: the window is still open after `patience_s` seconds.
         """
-        give_up = time.monotonic() + self._limits.patience_s
+        start = time.monotonic()
+        warn_at = start + self._limits.timeout_s
         while True:
+            self._limits.check_interrupt()
+            left_s = start + self._limits.patience_s - time.monotonic()
             try:
-                return self._agreement.settle(window, min(self._limits.timeout_s, self._limits.patience_s))
+                return self._agreement.settle(window, max(0.0, min(SLICE_S, left_s)))
             except ChainError as error:
-                if time.monotonic() >= give_up:
+                if left_s <= 0:
                     raise OutOfSyncError(
                         f"window {window} was not closed within {self._limits.patience_s:g} s: {error}"
                     ) from error
-                log.warning("window %d: still waiting: %s", window, error)
+                if time.monotonic() >= warn_at:
+                    log.warning("window %d: still waiting: %s", window, error)
+                    warn_at += self._limits.timeout_s
+
+    def abstain(self, window: Window) -> None:
+        """Say that this node sends nothing for a window, so that nobody waits for it. Never raises for the chain."""
+        try:
+            self._agreement.announce(window, None)
+        except ChainError as error:
+            log.debug("window %d: could not say that nothing comes: %s", window, error)
+
+    def own_payload(self, settlement: Settlement) -> Payload | None:
+        """Return what this node sent for a closed window, None if it sent nothing or that is gone."""
+        uid = self._identity.uid
+        if uid not in settlement.payloads:
+            return None
+        return self._fetch(settlement, [uid]).payloads.get(uid)
 
     def update(self, collected: Collected) -> dict[str, Tensor]:
         """Return the sign update of the window, {parameter name: fp32 tensor of -1, 0, +1 in its shape}."""

@@ -39,8 +39,11 @@ class Agreement(Protocol):
         """
         ...
 
-    def announce(self, window: Window, sha256: bytes) -> None:
-        """Say that the own payload of `window` is in the own bucket. Raises `ChainError` if the window is closed."""
+    def announce(self, window: Window, sha256: bytes | None) -> None:
+        """Say that the own payload of `window` is in the own bucket, or by None that there will be none.
+
+        Raises `ChainError` if the window is closed.
+        """
         ...
 
     def settle(self, window: Window, timeout_s: float) -> Settlement:

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+PART_SUFFIX = ".part"
+"""End of the name of a checkpoint that is being written; its name begins with a dot."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there when it is complete on the disk."""
@@ -23,15 +26,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         del storage_options  # a local file has none; Lightning passes None
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=PART_SUFFIX)
         try:
             with os.fdopen(handle, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(target)
+            _sync_folder(target.parent)
         finally:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def restart_at_window(checkpoint: dict[str, Any]) -> None:

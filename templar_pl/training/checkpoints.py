@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from templar_pl.training.checkpoint_io import PART_SUFFIX
 from templar_pl.training.session import Session
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,13 @@ class WindowCheckpoint(ModelCheckpoint):
         self.every_n_windows, self.keep = every_n_windows, keep
         self._saved = -1
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder, and sweep what a killed process left half-written in it."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero and self.dirpath is not None:
+            for leftover in Path(self.dirpath).glob(f".window-*{PART_SUFFIX}"):
+                leftover.unlink(missing_ok=True)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save when it is time."""
         session = _session(trainer)
@@ -51,6 +59,10 @@ class WindowCheckpoint(ModelCheckpoint):
         session = _session(trainer)
         if session is not None:
             self._save(trainer, session)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of a run that was over after catching up, without a window of its own."""
+        self.on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what is applied, if parameters and momentum belong together at this moment."""
@@ -82,7 +94,10 @@ class WindowCheckpoint(ModelCheckpoint):
         self._saved, self.last_model_path = applied, str(path)
         log.debug("checkpoint after %d windows: %s", applied, path)
         if trainer.is_global_zero:
-            for old in sorted(path.parent.glob(f"window-*{self.FILE_EXTENSION}"))[: -self.keep]:
+            # By age, not by number: an earlier run in this folder may have got further.
+            others = [p for p in path.parent.glob(f"window-*{self.FILE_EXTENSION}") if p != path]
+            others.sort(key=lambda p: p.stat().st_mtime_ns)
+            for old in others[: len(others) + 1 - self.keep]:
                 trainer.strategy.remove_checkpoint(old)
 
 

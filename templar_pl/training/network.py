@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from templar_pl.chain import Chain, LeasedAgreement, LocalChain, LocalChainConfig, load_or_create_hotkey, verify
 from templar_pl.config import WindowConfig
+from templar_pl.errors import ChainError, ConfigError
 from templar_pl.exchange import Buckets, LocalBuckets
 from templar_pl.protocol.signing import Signer, Verify
-from templar_pl.units import Hotkey, Uid, Window
+from templar_pl.units import Block, Hotkey, Uid, Window
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,18 @@ class Connection:
     start_window: Window
     """Window whose update is the first of the run."""
 
+    lock: IO[str]
+    """Held as long as this node runs, so that no other process runs as the same node."""
+
     def close(self) -> None:
         """Take part no more and let go of the chain."""
-        self.agreement.leave()
-        self.chain.close()
+        try:
+            self.agreement.leave()
+        except ChainError as error:
+            log.warning("could not leave the chain; the others wait until the lease ends: %s", error)
+        finally:
+            self.chain.close()
+            self.lock.close()
 
 
 class Network(Protocol):
@@ -80,10 +93,19 @@ class LocalNetwork:
 
     def open(self, digest: bytes, window: WindowConfig) -> Connection:
         """See `Network.open`."""
+        lock = self._lock()
+        try:
+            return self._connect(digest, window, lock)
+        except (ConfigError, ChainError):
+            lock.close()
+            raise
+
+    def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str]) -> Connection:
         signer = load_or_create_hotkey(self._root / "hotkeys", self._hotkey)
         config = replace(
             self._config, blocks_per_window=window.blocks_per_window, delta_s=window.time_window_delta_seconds
         )
+        _refuse_late_uploads(config)
         chain = LocalChain(self._root / self._run / "chain.sqlite", signer, config, run=digest.hex())
         chain.open()
         uid = chain.register()
@@ -92,10 +114,38 @@ class LocalNetwork:
             run=self._run,
             chain=chain,
             agreement=chain.agreement,
-            buckets=LocalBuckets(self._root / self._run / "store", signer.hotkey),
+            # Payloads of a chain that was deleted must not pass for those of the one that took its place.
+            buckets=LocalBuckets(self._root / self._run / f"store-{_birth_ms(chain)}", signer.hotkey),
             signer=signer,
             verify=verify,
             hotkey=signer.hotkey,
             uid=uid,
             start_window=Window(0),
+            lock=lock,
         )
+
+    def _lock(self) -> IO[str]:
+        self.node_dir.mkdir(parents=True, exist_ok=True)
+        lock = (self.node_dir / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise ConfigError(
+                f"another process runs as hotkey {self._hotkey!r} in {self.node_dir}; "
+                "give this one another --wallet.hotkey, or stop the other"
+            ) from error
+        return lock
+
+
+def _refuse_late_uploads(config: LocalChainConfig) -> None:
+    window_s = config.seconds_per_block * config.blocks_per_window
+    if config.pace == "wall" and config.delta_s >= window_s:
+        raise ConfigError(
+            f"time_window_delta_seconds must be below the length of a window, {window_s:g} s, got {config.delta_s:g}: "
+            "a node would wait for payloads of one window beyond the end of the next"
+        )
+
+
+def _birth_ms(chain: LocalChain) -> int:
+    return int(1000 * chain.timestamp(Block(0)))

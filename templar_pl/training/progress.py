@@ -91,7 +91,7 @@ def describe_progress(trainer: Trainer) -> str:
     session = getattr(trainer.strategy, "session", None)
     if session is None:
         return ""
-    left = session.seconds_left()
+    left = session.run.seconds_left()
     parts = [] if math.isinf(left) else [f"{max(0.0, left):.0f} s left"]
     if session.tally.batches:
         parts.append(f"batch {session.tally.batches}")

@@ -17,10 +17,19 @@ def refuse_unsuitable(trainer: Trainer) -> None:
     Raises:
         ConfigError: with what is wrong, what is allowed and how to mend it.
     """
+    _refuse_reloading(trainer)
     _refuse_precision(trainer)
     _refuse_accumulation(trainer)
     _refuse_optimizers(trainer)
     _refuse_schedulers(trainer)
+
+
+def _refuse_reloading(trainer: Trainer) -> None:
+    if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]  # set by Trainer
+        raise ConfigError(
+            "reload_dataloaders_every_n_epochs must be 0: the training loader lives as long as the run; a dataset with "
+            "`begin_window` gives other data in each window"
+        )
 
 
 def _refuse_precision(trainer: Trainer) -> None:

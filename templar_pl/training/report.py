@@ -22,10 +22,10 @@ class Tally:
         self._tokens: Tensor | int = 0
 
     def add(self, loss: Tensor, tokens: Tensor | int) -> None:
-        """Count one batch with its mean loss () and its number of tokens ()."""
+        """Count one batch with its mean loss () and its number of tokens, summed up if it is a tensor of any shape."""
         self.batches += 1
         self._loss = self._loss + loss.detach()
-        self._tokens = self._tokens + tokens
+        self._tokens = self._tokens + (tokens.detach().sum() if isinstance(tokens, Tensor) else tokens)
 
     @property
     def loss(self) -> float:
@@ -60,7 +60,10 @@ class WindowReport:
 
     tally: Tally
     total_tokens: int
-    """Tokens this process has trained on since it started."""
+    """Tokens this node has trained on since the run began."""
+
+    peers_tokens: int
+    """Tokens that all applied payloads of the window were trained on, as they say."""
 
     learning_rate: float
     norms: Norms
@@ -123,7 +126,7 @@ class WindowReport:
             "miner/gpu_memory_allocated": torch.cuda.memory_allocated() / 2**20 if cuda else 0.0,
             "miner/gpu_memory_cached": torch.cuda.memory_reserved() / 2**20 if cuda else 0.0,
             "miner/gather_peers": len(self.peers),
-            "miner/effective_batch_size": len(self.peers) * self.tally.tokens,
+            "miner/effective_batch_size": self.peers_tokens,
             "miner/learning_rate": self.learning_rate,
             "miner/mean_grad_norm": self.norms.mean_grad,
             "miner/max_grad_norm": self.norms.max_grad,

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from templar_pl.compression import MAX_GRADIENT, MomentumCodec
-from templar_pl.errors import ChainError, StoreError
+from templar_pl.errors import ChainError, OutOfSyncError, StoreError
 from templar_pl.exchange.round_trip import Collected, Outgoing, Training
 from templar_pl.protocol.fingerprint import fingerprint
 from templar_pl.training.phases import Phase
@@ -38,8 +38,8 @@ class Exchanged:
 
     collected: Collected
     norms: Norms
-    fingerprint: bytes
-    """32 bytes: the parameters the gradient was taken at."""
+    out_of_sync: tuple[Uid, ...]
+    """Peers whose gradient was taken at other parameters than ours."""
 
 
 class Session:
@@ -48,7 +48,7 @@ class Session:
     def __init__(
         self,
         parameters: Mapping[str, Parameter],
-        buffers: Mapping[str, Tensor],
+        buffers: Callable[[], Mapping[str, Tensor]],
         codec: MomentumCodec,
         run: WindowRun,
     ) -> None:
@@ -56,7 +56,7 @@ class Session:
 
         Args:
             parameters: what is trained and exchanged, in wire order.
-            buffers: what else training changes in the model; each node has its own.
+            buffers: returns what else training changes in the model; each node has its own.
             codec: momentum of the parameters.
             run: the node's way through the windows.
         """
@@ -71,27 +71,32 @@ class Session:
         self.buffers_at_start: dict[str, Tensor] = {}
         """The buffers as they were when the window in training began; empty outside of a window."""
 
-        self._codec, self._buffers = codec, dict(buffers)
-        self._total_tokens = 0
+        self._codec, self._buffers = codec, buffers
+        self._begun: tuple[Uid, Window] | None = None
         self._longest_batch_s = 0.0
         self._batch_since = math.nan
 
     def begin(self, apply: Apply, max_applied: int | None) -> tuple[Uid, Window] | None:
         """Catch up and begin a window: whose pages of which window to train on; None when the run is over.
 
-        Everything random in the window then follows from run, uid and window, so that it can be trained again.
+        Asked again before the first batch of a window, it answers the same. Everything random in the window follows
+        from run, uid and window, so that it can be trained again.
         """
-        self.at_boundary = False
-        window = self.run.next_to_train(apply, max_applied)
-        self.at_boundary = True
-        self.tally, self._longest_batch_s = Tally(), 0.0
-        if window is None:
+        if self._begun is None or self.tally.batches > 0:
+            self.at_boundary = False
+            window = self.run.next_to_train(apply, max_applied)
+            self.at_boundary, self.tally = True, Tally()
+            self._begun = None if window is None else (self.run.connection.uid, window)
+        if self._begun is None:
             return None
-        self.buffers_at_start = {name: buffer.detach().clone() for name, buffer in self._buffers.items()}
+        self.buffers_at_start = {name: buffer.detach().clone() for name, buffer in self._buffers().items()}
         self._batch_since = time.monotonic()
-        uid = self.run.connection.uid
-        torch.manual_seed(_seed(self.run.connection.run, uid, window))
-        return uid, window
+        self.seed(self._begun[1])
+        return self._begun
+
+    def seed(self, window: Window) -> None:
+        """Make what is random from here on that of a window of this node."""
+        torch.manual_seed(_seed(self.run.connection.run, self.run.connection.uid, window))
 
     def count_batch(self, loss: Tensor, tokens: Tensor | int) -> None:
         """Count a batch that was trained, and tell the chain that this node lives."""
@@ -99,15 +104,17 @@ class Session:
         now = time.monotonic()
         self._longest_batch_s = max(self._longest_batch_s, now - self._batch_since)
         self._batch_since = now
-        self.run.connection.agreement.touch()
+        self.run.note_progress()
 
-    def has_time(self) -> bool:
-        """Whether another batch fits into the window; always true for a window of the past."""
-        return self.run.is_rebuilding or self.seconds_left() > self._longest_batch_s
+    def has_time(self, fetched: int) -> bool:
+        """Whether another batch fits into the window after so many that were fetched.
 
-    def seconds_left(self) -> float:
-        """Seconds until the window ends; infinite if it ends when all have sent."""
-        return self.run.connection.chain.seconds_left(self.run.window)
+        The trainer fetches one batch ahead, so the last one fetched is still to be trained. A window of the past has
+        the batches it had.
+        """
+        if self.run.rebuilds is not None:
+            return fetched < self.run.rebuilds.header.batches
+        return self.run.seconds_left() > 2 * self._longest_batch_s
 
     def exchange(self, lr: Mapping[str, float], pages: bytes) -> Exchanged:
         """Send the window's gradient and set every parameter's gradient to the update all nodes agree on.
@@ -134,8 +141,9 @@ class Session:
             list(self._codec.momentum.values()),
         )
         collected, update = self.run.receive(own)
+        strangers = out_of_sync(collected, parameters_before)
         self.set_gradients(update)
-        return Exchanged(own, failure, collected, norms, parameters_before)
+        return Exchanged(own, failure, collected, norms, strangers)
 
     def set_gradients(self, update: Mapping[str, Tensor]) -> None:
         """Put an update where the optimizer takes it from."""
@@ -144,24 +152,23 @@ class Session:
 
     def finish(self, exchanged: Exchanged, lr: float) -> None:
         """Count the window as applied, once the optimizer has stepped, and report on it."""
-        window, rebuilt = self.run.window, self.run.is_rebuilding
+        window, rebuilt = self.run.window, self.run.rebuilds is not None
+        self.run.total_tokens += self.tally.tokens
         self.run.finish()
-        self.at_boundary, self.buffers_at_start = True, {}
-        self._total_tokens += self.tally.tokens
+        self.at_boundary, self.buffers_at_start, self._begun = True, {}, None
         collected, own = exchanged.collected, exchanged.own
         self.report = WindowReport(
             window=window,
             applied=self.run.applied,
             tally=self.tally,
-            total_tokens=self._total_tokens,
+            total_tokens=self.run.total_tokens,
+            peers_tokens=sum(p.header.tokens for p in collected.payloads.values()),
             learning_rate=lr,
             norms=exchanged.norms,
             participants=len(collected.settlement.payloads),
             peers=tuple(collected.payloads),
             skipped={uid: str(error) for uid, error in collected.skipped.items()},
-            out_of_sync=tuple(
-                uid for uid, p in collected.payloads.items() if p.header.fingerprint != exchanged.fingerprint
-            ),
+            out_of_sync=exchanged.out_of_sync,
             put_failed=exchanged.failure,
             rebuilt=rebuilt,
             bytes_up=0 if own is None or rebuilt else len(own.data),
@@ -192,6 +199,30 @@ class Session:
             "window %d: the gradient of %s has diverged; none of it enters the momentum", self.run.window, bad[0]
         )
         return dict.fromkeys(gradients)
+
+
+def out_of_sync(collected: Collected, own_fingerprint: bytes) -> tuple[Uid, ...]:
+    """Return the peers whose gradient was taken at other parameters than ours.
+
+    Raises:
+        OutOfSyncError: at least two peers agree with each other, and none with this node.
+    """
+    prints = {uid: payload.header.fingerprint for uid, payload in collected.payloads.items()}
+    strangers = tuple(uid for uid, fingerprint in prints.items() if fingerprint != own_fingerprint)
+    window = collected.settlement.window
+    if len(strangers) >= 2 and len({prints[uid] for uid in strangers}) == 1 and own_only(prints, own_fingerprint):
+        raise OutOfSyncError(
+            f"window {window}: the parameters of this node differ from those of all its {len(strangers)} peers, who "
+            "agree: start from a checkpoint of one of them"
+        )
+    if strangers:
+        log.warning("window %d: uid %s trained at other parameters than this node", window, strangers)
+    return strangers
+
+
+def own_only(prints: Mapping[Uid, bytes], own_fingerprint: bytes) -> bool:
+    """Whether at most one payload, our own, was taken at our parameters."""
+    return sum(fingerprint == own_fingerprint for fingerprint in prints.values()) <= 1
 
 
 def _seed(run: str, uid: Uid, window: Window) -> int:

@@ -16,12 +16,12 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
 from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from templar_pl.compression import MomentumCodec, check_exact_arithmetic
@@ -29,11 +29,12 @@ from templar_pl.config import CompressionConfig, PeersConfig, WindowConfig
 from templar_pl.errors import ConfigError
 from templar_pl.exchange.round_trip import Limits
 from templar_pl.training.checkpoint_io import AtomicCheckpointIO, restart_at_window
+from templar_pl.training.lightning_loops import ExchangeBeforeStep, count_batches, divide_gradients, set_epoch
 from templar_pl.training.network import LocalNetwork, Network
 from templar_pl.training.recovery import RecoveryConfig
 from templar_pl.training.refusals import refuse_unsuitable
 from templar_pl.training.session import Session
-from templar_pl.training.window_loader import NO_PAGES, WindowLoader
+from templar_pl.training.window_loader import BEFORE_FIRST, NO_PAGES, Place, WindowLoader
 from templar_pl.training.window_run import WindowRun
 from templar_pl.units import Uid, Window
 
@@ -42,20 +43,6 @@ log = logging.getLogger(__name__)
 WHOLE_WINDOW = 2**30
 """Batches that Lightning is told to accumulate: more than any window has, and a power of two, so that
 loss / WHOLE_WINDOW * WHOLE_WINDOW is exact."""
-
-
-class _ExchangeBeforeStep(LightningOptimizer):
-    """The optimizer the precision plugin steps: closure (with hooks and clipping), then exchange, then step."""
-
-    def __init__(self, optimizer: Optimizer, strategy: ExchangeMixin) -> None:
-        super().__init__(optimizer)
-        self._exchanging = strategy
-
-    def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
-        """Run the closure, make the gradients the window's update, and step with them."""
-        output = closure() if closure is not None else None
-        self._exchanging.on_before_optimizer_step(self._optimizer, lambda: self._optimizer.step(**kwargs))
-        return output
 
 
 class ExchangeMixin(Strategy):
@@ -100,6 +87,8 @@ class ExchangeMixin(Strategy):
         self._loader: WindowLoader | None = None
         self._names: dict[Tensor, str] = {}
         self._limit: int | float = 1.0
+        self._fitted: LightningModule | None = None  # a second fit of the same module goes on in the same run
+        self._place: Place = BEFORE_FIRST
 
     # What Lightning calls, in the order of a fit.
 
@@ -110,25 +99,37 @@ class ExchangeMixin(Strategy):
             return
         refuse_unsuitable(trainer)
         trainer.accumulate_grad_batches = WHOLE_WINDOW
-        # Lightning would take a limit for the length of the loader, and never step if a window has fewer batches.
-        self._limit, trainer.limit_train_batches = trainer.limit_train_batches, 1.0
-        self._trainer = trainer
-        self.session = self._new_session()
+        if trainer.limit_train_batches != 0:
+            # Lightning would take a limit for the length of the loader, and never step if a window has fewer batches.
+            self._limit, trainer.limit_train_batches = trainer.limit_train_batches, 1.0
+        self._trainer, self._loader, self._place = trainer, None, BEFORE_FIRST
+        if self.session is None or self._fitted is not self.lightning_module:
+            self.session, self._fitted = self._new_session(), self.lightning_module
 
     def process_dataloader(self, dataloader: object) -> object:
         """Make the training loader windowed; loaders of other stages stay as they are."""
         loader = super().process_dataloader(dataloader)
-        trainer = self._trainer
-        if trainer is None or self.session is None or not trainer.training:
+        assert self.lightning_module is not None
+        trainer = self.lightning_module.trainer
+        if trainer.state.fn != TrainerFn.FITTING or not trainer.training:
             return loader
+        if self.session is None or self._trainer is None:
+            raise ConfigError(
+                "estimated_stepping_batches is not known in configure_optimizers: a window is a step, so that "
+                "trainer.max_epochs is the number of steps"
+            )
+        if self._loader is not None:
+            raise ConfigError("there must be one training loader; combine several datasets into one")
         self._open(self.session)
         self._loader = WindowLoader(
             loader,  # type: ignore[arg-type]  # Lightning types loaders as object
             self.session.run.phases,
             begin=self._begin_window,
             has_time=self.session.has_time,
+            seed=self.session.seed,
             max_batches=count_batches(loader, self._limit),
         )
+        self._loader.go_to(self._place)
         return self._loader
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -145,10 +146,9 @@ class ExchangeMixin(Strategy):
         self, optimizer: Optimizer, closure: Callable[[], Any], model: Any | None = None, **kwargs: Any
     ) -> Any:
         """Step with the mean gradient of the window's batches, exchanged after hooks and clipping."""
-        proxy = _ExchangeBeforeStep(optimizer, self)
         # A LightningOptimizer stands in for the optimizer it wraps, though it is no subclass.
-        stand_in = cast(Optimizer, proxy)
-        return super().optimizer_step(stand_in, lambda: self._mean_gradient(closure), model, **kwargs)
+        stand_in = cast(Optimizer, ExchangeBeforeStep(optimizer, self.on_before_optimizer_step))
+        return super().optimizer_step(stand_in, lambda: self._window_closure(closure), model, **kwargs)
 
     def on_before_optimizer_step(self, optimizer: Optimizer, step: Callable[[], Any]) -> None:
         """Exchange the window: its gradient goes into the momentum, its update takes the gradient's place."""
@@ -167,7 +167,12 @@ class ExchangeMixin(Strategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the optimizer's state with the momentum and the place in the run."""
         state = super().optimizer_state(optimizer)
-        return state if self.session is None else {**state, "templar": self.session.run.state_dict()}
+        if self.session is None:
+            return state
+        place = self._place
+        if self._loader is not None:
+            place = self._loader.place_at_start if self.session.buffers_at_start else self._loader.place
+        return {**state, "templar": {**self.session.run.state_dict(), "place": list(place)}}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore the optimizer, the momentum and the place in the run."""
@@ -176,6 +181,7 @@ class ExchangeMixin(Strategy):
         super().load_optimizer_state_dict({**checkpoint, "optimizer_states": states})
         if saved and self.session is not None:
             self.session.run.load_state_dict(saved[0])
+            self._place = (int(saved[0]["place"][0]), int(saved[0]["place"][1]))
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
@@ -190,29 +196,35 @@ class ExchangeMixin(Strategy):
 
     def teardown(self) -> None:
         """Leave the network, so that nobody waits for this node."""
-        if self.session is not None:
-            self.session.run.close()
-        super().teardown()
+        try:
+            if self.session is not None:
+                self.session.run.close()
+        finally:
+            if self._trainer is not None:
+                self._trainer.accumulate_grad_batches, self._trainer.limit_train_batches = 1, self._limit
+                self._trainer = None
+            super().teardown()
 
     # What the hooks above share.
 
     def _new_session(self) -> Session:
         optimizer = self.optimizers[0]
         trained = {p for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
-        assert isinstance(self.lightning_module, LightningModule)
-        parameters = {name: p for name, p in self.lightning_module.named_parameters() if p in trained}
+        module = self.lightning_module
+        assert isinstance(module, LightningModule)
+        parameters = {name: p for name, p in module.named_parameters() if p in trained}
         self._names = {p: name for name, p in parameters.items()}
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         codec = MomentumCodec(shapes, self.compression, self.root_device, product_dtype=exact_dtype(self.root_device))
-        run = WindowRun(codec, self._digest(shapes), rebuild_windows=self.recovery.rebuild_windows)
-        return Session(parameters, dict(self.lightning_module.named_buffers()), codec, run)
+        run = WindowRun(codec, self._digest(parameters), rebuild_windows=self.recovery.rebuild_windows)
+        return Session(parameters, lambda: dict(module.named_buffers()), codec, run)
 
-    def _digest(self, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    def _digest(self, parameters: Mapping[str, Parameter]) -> bytes:
         agreed = {
             "compression": asdict(self.compression),
             "max_peers": self.peers.max_topk_peers,
             "settings": self._settings_digest.hex(),
-            "shapes": {name: list(shape) for name, shape in shapes.items()},
+            "parameters": {name: [str(p.dtype), list(p.shape)] for name, p in parameters.items()},
         }
         return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).digest()
 
@@ -221,6 +233,7 @@ class ExchangeMixin(Strategy):
             timeout_s=self.window_config.gather_timeout_seconds,
             patience_s=self.recovery.patience_s,
             max_peers=self.peers.max_topk_peers,
+            check_interrupt=self._check_interrupt,
         )
         connection = self.network.open(session.run.digest, self.window_config)
         session.run.open(connection, limits, keep_windows=self.window_config.stale_retention)
@@ -230,8 +243,19 @@ class ExchangeMixin(Strategy):
         assert self._trainer is not None
         limit = self._trainer.max_epochs
         begun = self.session.begin(self._apply, None if limit in (None, -1) else limit)
-        self._set_epoch(self.session.run.applied, is_over=begun is None)
+        set_epoch(self._trainer, self.session.run.applied, is_over=begun is None)
         return begun
+
+    def _check_interrupt(self) -> None:
+        """End a wait when the process was asked to end."""
+        if self._trainer is not None and self._trainer.received_sigterm:
+            raise SIGTERMException
+
+    def _window_closure(self, closure: Callable[[], Any]) -> Any:
+        assert self.session is not None
+        output = closure()
+        divide_gradients(self.session.parameters.values(), self.session.tally.batches)
+        return output
 
     def _apply(self, update: Mapping[str, Tensor]) -> None:
         """Apply the update of a window this node did not train in, as if it had."""
@@ -242,48 +266,6 @@ class ExchangeMixin(Strategy):
         self.optimizers[0].zero_grad()
         for config in self._trainer.lr_scheduler_configs:
             config.scheduler.step()  # type: ignore[call-arg]  # schedulers that need a metric are refused
-
-    def _mean_gradient(self, closure: Callable[[], Any]) -> Any:
-        assert self.session is not None
-        output = closure()
-        batches = max(1, self.session.tally.batches)
-        with torch.no_grad():
-            for parameter in self.session.parameters.values():
-                if parameter.grad is not None and batches > 1:
-                    parameter.grad.div_(batches)
-        return output
-
-    def _set_epoch(self, applied: int, *, is_over: bool) -> None:
-        """Make the trainer's epoch the number of windows applied, those caught up included."""
-        assert self._trainer is not None
-        progress = cast(_ProcessedTracker, self._trainer.fit_loop.epoch_progress.current)
-        has_started = progress.ready - progress.completed
-        # A run that is over leaves an empty epoch behind, which Lightning will count when it ends.
-        done = applied - has_started if is_over else applied
-        progress.completed = progress.processed = done
-        progress.ready = progress.started = done + has_started
-
-
-def count_batches(loader: Any, limit: int | float) -> int | None:
-    """Return how many batches a window has at most, None for no limit.
-
-    Args:
-        loader: what the user gave the trainer.
-        limit: `limit_train_batches` of the trainer: batches, or a share of the loader.
-
-    Raises:
-        ConfigError: a share of a loader that does not know its length.
-    """
-    if isinstance(limit, int):
-        return limit
-    if limit == 1.0:
-        return None
-    try:
-        return max(1, int(len(loader) * limit))
-    except TypeError as error:
-        raise ConfigError(
-            f"limit_train_batches must be a number of batches, got the share {limit}, and the loader has no length"
-        ) from error
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
@@ -311,6 +293,15 @@ class TemplarStrategy(ExchangeMixin, SingleDeviceStrategy):
 
     strategy_name = "templar"
     parallel_devices: list[torch.device] | None = None  # the trainer fills it with the devices it was asked for
+
+    def setup(self, trainer: Trainer) -> None:
+        """Set up for one device. Raises `ConfigError` if the trainer was given several."""
+        devices = len(self.parallel_devices or [self.root_device])
+        if devices != 1:
+            raise ConfigError(
+                f"devices must be 1, got {devices}: start a node with a hotkey of its own for each device"
+            )
+        super().setup(trainer)
 
     @property
     def root_device(self) -> torch.device:

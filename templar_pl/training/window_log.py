@@ -48,6 +48,11 @@ class WindowLog(Callback):
         text = ", ".join(f"{name.removeprefix('val/').replace('_', ' ')} {v:.4f}" for name, v in values.items())
         log.info("validation after %d windows: %s", applied, text)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say what an interruption means."""
+        if isinstance(exception, KeyboardInterrupt):
+            log.warning("interrupted; the same command goes on where it stopped")
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what came out."""
         if len(self._validation) > 1:

@@ -8,21 +8,29 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from templar_pl.compression import MomentumCodec
-from templar_pl.errors import ConfigError
+from templar_pl.errors import ChainError, ConfigError, StoreError
 from templar_pl.exchange.retention import Retention
-from templar_pl.exchange.round_trip import Collected, Identity, Limits, Outgoing, RoundTrip, Training
+from templar_pl.exchange.round_trip import SLICE_S, Collected, Identity, Limits, Outgoing, RoundTrip, Training
+from templar_pl.protocol.agreement import Settlement
+from templar_pl.protocol.payload import Payload
 from templar_pl.protocol.peer import Peer
+from templar_pl.training.heartbeat import Heartbeat
 from templar_pl.training.network import Connection
 from templar_pl.training.phases import Phase, PhaseClock
 from templar_pl.units import Uid, Window
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CLOSE_TIMEOUT_S = 5.0  # a thread is at most in one call to a store or chain
 
 NEVER = -1
 """Place of a momentum that belongs to no number of applied windows."""
@@ -45,9 +53,15 @@ class WindowRun:
         self.phases = PhaseClock()
         self.applied = 0
         self._codec, self.digest, self._rebuild_windows = codec, digest, rebuild_windows
+        self.total_tokens = 0
+        """Tokens this node has trained on since the run began, those of windows trained again counted once."""
+
         self._momentum_at = 0
-        self._rebuilding = False
-        self._saved_hotkey = ""
+        self._rebuilds: Payload | None = None
+        self._hotkey = ""
+        self._patience_s = 0.0
+        self._check_interrupt: Callable[[], None] = _do_nothing
+        self._heartbeat: Heartbeat | None = None
         self._connection: Connection | None = None
         self._round_trip: RoundTrip | None = None
         self._retention: Retention | None = None
@@ -73,9 +87,9 @@ class WindowRun:
         return Window(self.connection.start_window + self.applied)
 
     @property
-    def is_rebuilding(self) -> bool:
-        """Whether the window in training is one of the past."""
-        return self._rebuilding
+    def rebuilds(self) -> Payload | None:
+        """What this node sent for the window in training, if that is one of the past; else None."""
+        return self._rebuilds
 
     def open(self, connection: Connection, limits: Limits, *, keep_windows: int) -> None:
         """Take part through this connection; momentum of another hotkey's checkpoint is forgotten."""
@@ -90,19 +104,34 @@ class WindowRun:
             limits=limits,
         )
         self._retention = Retention(connection.buckets.own(), connection.run, connection.uid, keep_windows)
-        if self._saved_hotkey not in ("", connection.hotkey):
-            log.info("the checkpoint is of hotkey %s: the momentum starts at zero", self._saved_hotkey)
-            for momentum in self._codec.momentum.values():
-                momentum.zero_()
-            self._momentum_at = NEVER
+        if self.applied and self._hotkey != connection.hotkey:
+            log.info("the checkpoint is of hotkey %s: the momentum starts at zero", self._hotkey or "unknown")
+            self._forget_momentum()
+        self._hotkey = connection.hotkey
+        self._patience_s, self._check_interrupt = limits.patience_s, limits.check_interrupt
+        self._heartbeat = Heartbeat(connection.agreement.touch, limits.patience_s)
+        self._heartbeat.start()
 
     def close(self) -> None:
         """Take part no more."""
+        if self._heartbeat is not None:
+            self._heartbeat.stop(CLOSE_TIMEOUT_S)
         if self._retention is not None:
-            self._retention.close(timeout_s=5.0)
+            self._retention.close(CLOSE_TIMEOUT_S)
         if self._connection is not None:
             self._connection.close()
-        self._connection = self._round_trip = self._retention = None
+        self._connection = self._round_trip = self._retention = self._heartbeat = None
+
+    def note_progress(self) -> None:
+        """Note that training goes on, so that the others keep waiting for this node."""
+        if self._heartbeat is not None:
+            self._heartbeat.progress()
+
+    def seconds_left(self) -> float:
+        """Seconds until the window in training ends; infinite if it ends when all have sent, or is one of the past."""
+        if self._rebuilds is not None:
+            return math.inf
+        return self._ask(lambda: self.connection.chain.seconds_left(self.window))
 
     def next_to_train(self, apply: Apply, max_applied: int | None) -> Window | None:
         """Apply what was missed, and take part in the window that is open.
@@ -119,16 +148,27 @@ class WindowRun:
 
         Raises:
             OutOfSyncError: a missed window cannot be replayed.
+            ConfigError: the checkpoint this node resumed from is of another chain.
         """
         while max_applied is None or self.applied < max_applied:
+            self._check_interrupt()
+            self.note_progress()
             window = self.window
-            if self.connection.chain.window() > window:
-                if self._must_rebuild(window):
-                    self._begin(rebuilding=True)
+            opened = self._ask(self.connection.chain.window)
+            if opened < window:
+                raise ConfigError(
+                    f"{self.applied} windows are applied, but the chain is at window {opened} only: it is not the one "
+                    "the checkpoint was made with. Start without --ckpt_path, or give the run another name"
+                )
+            if opened > window:
+                settlement = self.round_trip.settle(window)
+                rebuilds = self._to_rebuild(settlement)
+                if rebuilds is not None:
+                    self._begin(rebuilds)
                     return window
-                self._replay(window, apply)
-            elif self.connection.agreement.join(window) == window:
-                self._begin(rebuilding=False)
+                self._replay(settlement, apply)
+            elif self._ask(lambda: self.connection.agreement.join(window)) == window:  # noqa: B023 - called at once
+                self._begin(None)
                 return window
         return None
 
@@ -143,11 +183,18 @@ class WindowRun:
         self._codec.accumulate_(gradients, lr)
         self._momentum_at = self.applied + 1
         outgoing = self.round_trip.compress(self.window, training)
-        if not self._rebuilding:
-            self.phases.enter(Phase.GATHER)
-            self._wait_for_uploads(self.window)
+        self.phases.enter(Phase.GATHER)
+        try:
+            self._wait_for_uploads()
+        except ChainError:
+            self._codec.restore_()
+            raise
         self.phases.enter(Phase.PUT)
-        return self.round_trip.put(outgoing, is_open=not self._rebuilding)
+        try:
+            return self.round_trip.put(outgoing, is_open=self._rebuilds is None)
+        except StoreError:
+            self.round_trip.abstain(self.window)
+            raise
 
     def receive(self, own: Outgoing | None) -> tuple[Collected, dict[str, Tensor]]:
         """Collect the window and return what it consists of and its update. Raises `OutOfSyncError`."""
@@ -165,10 +212,10 @@ class WindowRun:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed node needs, as tensors, numbers and strings."""
-        hotkey = self._connection.hotkey if self._connection is not None else self._saved_hotkey
         return {
             "digest": self.digest.hex(),
-            "hotkey": str(hotkey),
+            "hotkey": str(self._hotkey),
+            "total_tokens": self.total_tokens,
             "applied": self.applied,
             "momentum_at": self._momentum_at,
             "momentum": self._codec.state_dict(),
@@ -183,44 +230,71 @@ class WindowRun:
                 "resume with the settings it was trained with, or start without --ckpt_path"
             )
         self.applied, self._momentum_at = int(state["applied"]), int(state["momentum_at"])
-        self._saved_hotkey = state["hotkey"]
+        self._hotkey, self.total_tokens = state["hotkey"], int(state["total_tokens"])
         self._codec.load_state_dict(state["momentum"])
 
-    def _wait_for_uploads(self, window: Window) -> None:
-        """Wait until payloads of a window may land: where windows end by the clock, not before the window is over."""
-        while not math.isinf(left := self.connection.chain.seconds_left(window)) and left > 0:
-            threading.Event().wait(left)
+    def _wait_for_uploads(self) -> None:
+        """Wait until payloads of the window may land: where windows end by the clock, not before it is over."""
+        while not math.isinf(left := self.seconds_left()) and left > 0:
+            self._check_interrupt()
+            threading.Event().wait(min(left, SLICE_S))
 
     def _register(self, uids: Collection[Uid]) -> Mapping[Uid, Peer]:
         """Return the register as read at the start of the window, or anew if it lacks one of `uids`."""
         if not self._peers.keys() >= set(uids):
             before = self.phases.phase
             self.phases.enter(Phase.PEER_UPDATE)
-            self._peers = self.connection.chain.peers()
+            self._peers = self._ask(self.connection.chain.peers)
             if before is not None:
                 self.phases.enter(before)
         return self._peers
 
-    def _begin(self, *, rebuilding: bool) -> None:
-        self._rebuilding = rebuilding
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Ask the chain, again and again for `patience_s` if it does not answer. Raises `ChainError` after that."""
+        give_up = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return question()
+            except ChainError as error:
+                if time.monotonic() >= give_up:
+                    raise
+                log.warning("the chain does not answer, asking again: %s", error)
+                self._check_interrupt()
+                threading.Event().wait(SLICE_S)
+
+    def _begin(self, rebuilds: Payload | None) -> None:
+        self._rebuilds = rebuilds
         self.phases.start(Phase.PEER_UPDATE)
-        self._peers = self.connection.chain.peers()
+        self._peers = self._ask(self.connection.chain.peers)
         self.phases.enter(Phase.DATA_LOADING)
 
-    def _must_rebuild(self, window: Window) -> bool:
-        """Whether to train a window of the past, because this node sent a part of its momentum in it."""
-        is_continuous = self._momentum_at == self.applied
-        took_part = self.connection.uid in self.round_trip.settle(window).payloads
-        if is_continuous and not took_part:
+    def _to_rebuild(self, settlement: Settlement) -> Payload | None:
+        """Return what this node sent for a window of the past, if its momentum can be rebuilt by training it again."""
+        if self._momentum_at != self.applied:
+            return None
+        if self.connection.uid not in settlement.payloads:
             self._momentum_at += 1
-        if not is_continuous or not took_part or self._rebuild_windows < 1:
-            return False
+            return None
+        payload = self.round_trip.own_payload(settlement) if self._rebuild_windows > 0 else None
+        if payload is None:
+            log.info("window %d: what this node sent is not trained again: the momentum starts at zero", self.window)
+            self._forget_momentum()
+            return None
         self._rebuild_windows -= 1
-        log.info("window %d: training again what this node sent, to rebuild its momentum", window)
-        return True
+        log.info("window %d: training again what this node sent, to rebuild its momentum", self.window)
+        return payload
 
-    def _replay(self, window: Window, apply: Apply) -> None:
-        collected = self.round_trip.collect(window)
+    def _forget_momentum(self) -> None:
+        for momentum in self._codec.momentum.values():
+            momentum.zero_()
+        self._momentum_at = NEVER
+
+    def _replay(self, settlement: Settlement, apply: Apply) -> None:
+        collected = self.round_trip.collect(settlement.window)
         apply(self.round_trip.update(collected))
         self.finish()
-        log.info("window %d: caught up from %d payload(s)", window, len(collected.payloads))
+        log.info("window %d: caught up from %d payload(s)", settlement.window, len(collected.payloads))
+
+
+def _do_nothing() -> None:
+    """Let a wait go on."""

@@ -64,3 +64,27 @@ def test_a_finished_run_started_again_does_nothing(tmp_path: Path) -> None:
 
     assert not differing(first.checkpoint(), again.checkpoint())
     assert "window 3:" not in again.text()
+
+
+def test_sigterm_ends_a_node_that_waits_for_others(tmp_path: Path) -> None:
+    node = Node(tmp_path, "miner", [*ARGUMENTS, "--chain.min_miners=2", "--window.gather_timeout_seconds=1"])
+    node.wait_for("still waiting")
+
+    node.process.send_signal(signal.SIGTERM)
+
+    assert node.finish(30) == 143, node.text()
+
+
+def test_windows_that_ended_by_the_clock_are_trained_again_with_the_batches_they_had(tmp_path: Path) -> None:
+    arguments = [*ARGUMENTS, "--chain.pace=wall", "--chain.seconds_per_block=0.3", "--window.blocks_per_window=5"]
+    arguments += ["--window.time_window_delta_seconds=0.3", "--trainer.max_epochs=1000"]
+    node = Node(tmp_path, "miner", arguments)
+    node.wait_for("window 4:")
+    node.kill()
+
+    again = Node(tmp_path, "miner", arguments)
+    again.wait_for("trained again")
+    again.wait_for("caught up")
+    again.kill()
+
+    assert "differs from the one computed now" not in again.text()

@@ -69,7 +69,7 @@ def join(folder: Path, name: str, *, timeout_s: float = 5.0, patience_s: float =
         buckets=buckets,
         agreement=chain.agreement,
         peers=lambda _: chain.peers(),
-        limits=Limits(timeout_s=timeout_s, patience_s=patience_s, max_peers=max_peers),
+        limits=Limits(timeout_s, patience_s, max_peers, check_interrupt=lambda: None),
     )
     return Node(chain, codec, buckets, round_trip, identity)
 

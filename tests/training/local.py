@@ -59,7 +59,7 @@ def quiet_trainer(strategy: TemplarStrategy | str, windows: int, *callbacks: Cal
     settings.setdefault("accelerator", "cpu")
     return Trainer(
         strategy=strategy,
-        devices=1,
+        devices=settings.pop("devices", 1),
         max_epochs=windows,
         logger=settings.pop("logger", False),
         enable_progress_bar=False,
