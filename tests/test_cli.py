@@ -140,6 +140,7 @@ def test_every_config_of_the_project_loads(capsys: pytest.CaptureFixture[str]) -
         (["--data.page_set.folder=nowhere"], "nowhere"),
         (["--wallet.hotkey=../alice"], "hotkey"),
         (["--config=absent.yaml"], "absent.yaml"),
+        (["--store.run=Bad Name"], "run must be 1 to 48 of a-z"),
     ],
 )
 def test_a_wrong_value_says_what_is_allowed_and_stops_before_the_first_window(
@@ -174,6 +175,27 @@ def test_fit_validate_test_and_predict(capsys: pytest.CaptureFixture[str], tmp_p
     assert list((node / "logs").rglob("metrics.csv"))
 
 
+def test_a_model_that_was_never_trained_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["validate", "--config", MINER, *TINY, "--ckpt_path=last"]) == 2
+
+    assert "run `fit` with the same options first" in capsys.readouterr().err
+
+
+def test_other_initial_weights_are_refused_by_the_chain_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["fit", "--config", MINER, *TINY, "--trainer.max_epochs=1"]
+    assert run_command(common) == 0
+
+    assert run_command([*common, "--wallet.hotkey=other", "--model.init_seed=7"]) == 2
+
+    assert "run" in capsys.readouterr().err
+
+
+def test_local_needs_no_config(tmp_path: Path) -> None:
+    assert run_command(["fit", "--local", *TINY, "--trainer.max_epochs=1"]) == 0
+
+    assert list(tmp_path.glob("runs/net268/local-*/nodes/miner/checkpoints/window-000000001.ckpt"))
+
+
 def test_netuid_run_and_hotkey_keep_nodes_apart(tmp_path: Path) -> None:
     assert (
         run_command(
@@ -199,6 +221,28 @@ def test_test_applies_the_payloads_of_all_peers_and_makes_another_run(tmp_path: 
         assert run_command(["fit", "--config", MINER, *TINY, "--trainer.max_epochs=1", *flags]) == 0
 
     assert len(list(tmp_path.glob("runs/net268/local-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("logger", "trace"),
+    [
+        (["TensorBoardLogger", "--trainer.logger.save_dir=logs"], "logs/**/events.out.tfevents.*"),
+        (
+            ["WandbLogger", "--trainer.logger.offline=true", "--trainer.logger.save_dir=logs"],
+            "logs/wandb/offline-run-*",
+        ),
+    ],
+)
+def test_other_loggers_are_a_matter_of_config(tmp_path: Path, logger: list[str], trace: str) -> None:
+    (tmp_path / "logs").mkdir()
+    name, *settings = logger
+
+    assert (
+        run_command(["fit", "--config", MINER, *TINY, "--trainer.max_epochs=2", "--trainer.logger", name, *settings])
+        == 0
+    )
+
+    assert list(tmp_path.glob(trace))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def quiet_trainer(strategy: TemplarStrategy | str, windows: int, *callbacks: Cal
         devices=settings.pop("devices", 1),
         max_epochs=windows,
         logger=settings.pop("logger", False),
-        enable_progress_bar=False,
+        enable_progress_bar=settings.pop("progress_bar", False),
         enable_model_summary=False,
         enable_checkpointing=settings.pop("enable_checkpointing", False),
         callbacks=list(callbacks),
