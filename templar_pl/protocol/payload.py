@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.section import SectionError, decode_section, encode_section, section_bytes
 from templar_pl.compression.sparse import SparseChunks
 from templar_pl.errors import Fault, PayloadError
 from templar_pl.protocol.header import HEADER_BYTES, Header, HeaderError, pack_header, unpack_header
-from templar_pl.protocol.section import SectionError, decode_section, encode_section, section_bytes
 from templar_pl.protocol.signing import SIGNATURE_BYTES, Signer, Verify
 from templar_pl.units import Uid, Window
 

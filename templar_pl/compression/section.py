@@ -19,9 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
-from templar_pl.protocol.elias_fano import (
+from templar_pl.compression.elias_fano import (
     IndexCode,
     IndexCodeError,
     decode_indices,
@@ -30,6 +28,8 @@ from templar_pl.protocol.elias_fano import (
     refuse_first,
     row_blocks,
 )
+from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
 
 MIN_BASE = -2048
 MAX_BASE = 2047
