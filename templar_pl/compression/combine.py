@@ -75,11 +75,19 @@ def equalised_scales(codes: Tensor, counts: Tensor) -> SharedScales:
 
 
 def _inverse_norm(codes: Tensor, counts: Tensor) -> tuple[int, int]:
-    """Return m in 2**13..2**14 - 1 and x, with m * 2**-x just below 2**-15 / (L2 norm of one payload, base 0)."""
+    """Return the weight of one payload, as `inverse_norm` does."""
     histogram = torch.zeros(256, dtype=torch.int64, device=codes.device)
     histogram.index_add_(0, codes.long(), counts.long())  # coefficients sent with each code
     mantissas = quarter_mantissas()
-    square = sum(n * (mantissas[e % 4] << (e // 4)) for e, n in enumerate(histogram.tolist()))  # norm**2 * 2**30
+    return inverse_norm(sum(n * (mantissas[e % 4] << (e // 4)) for e, n in enumerate(histogram.tolist())))
+
+
+def inverse_norm(square: int) -> tuple[int, int]:
+    """Return m in 2**13..2**14 - 1 and x, with m * 2**-x just below 2**-15 / (L2 norm of one payload, base 0).
+
+    Args:
+        square: the norm's square times 2**30; for 0 both are 0.
+    """
     if square == 0:
         return 0, 0
     inverse = (1 << 300) // math.isqrt(square << 128)  # 2**236 / sqrt(square)

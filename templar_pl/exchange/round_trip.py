@@ -14,7 +14,7 @@ from functools import partial
 
 from torch import Tensor
 
-from templar_pl.compression import MomentumCodec, SparseChunks
+from templar_pl.compression import Body, MomentumCodec, SparseChunks
 from templar_pl.errors import ChainError, Fault, OutOfSyncError, PayloadError, StoreError
 from templar_pl.exchange.gather import Gathered, Request, gather
 from templar_pl.exchange.publish import publish
@@ -215,9 +215,14 @@ class RoundTrip:
                     ) from error
                 log.warning("window %d: still waiting: %s", window, error)
 
-    def update(self, collected: Collected) -> dict[str, Tensor]:
-        """Return the sign update of the window, {parameter name: fp32 tensor of -1, 0, +1 in its shape}."""
-        return self._codec.update([payload.chunks for payload in collected.payloads.values()])
+    def update(self, collected: Collected, *, out: Mapping[str, Tensor | None] | None = None) -> dict[str, Tensor]:
+        """Return the sign update of the window, {parameter name: fp32 tensor of -1, 0, +1 in its shape}.
+
+        Args:
+            collected: what the window consists of.
+            out: tensors that may be written to, as `MomentumCodec.update` says.
+        """
+        return self._codec.update([payload.chunks for payload in collected.payloads.values()], out=out)
 
     def _read_back(self, existing: bytes | None, outgoing: Outgoing) -> Outgoing:
         """Return the payload that stands in the own bucket."""
@@ -261,6 +266,8 @@ class RoundTrip:
 
 def _same_chunks(left: Mapping[str, SparseChunks], right: Mapping[str, SparseChunks]) -> bool:
     """Whether two payloads say the same of every parameter."""
+    if isinstance(left, Body) and isinstance(right, Body):
+        return left.data == right.data
     return all(
         a.base == b.base
         and all(
