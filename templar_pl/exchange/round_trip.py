@@ -133,7 +133,10 @@ class RoundTrip:
 
     def compress(self, window: Window, training: Training) -> Outgoing:
         """Take the largest coefficients out of the momentum and sign them."""
-        chunks = self._codec.compress_()
+        return self.encode(window, training, self._codec.compress_())
+
+    def encode(self, window: Window, training: Training, chunks: Mapping[str, SparseChunks]) -> Outgoing:
+        """Sign what the codec took out of the momentum just now."""
         header = Header(
             run=self._identity.digest,
             window=window,
