@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from templar_pl.compression.combine import combine
-from templar_pl.compression.exact import sign_of
+from templar_pl.compression.combine import SharedScales, add_payloads, shared_scales
+from templar_pl.compression.dct import CHUNKS_AT_ONCE, from_chunks
+from templar_pl.compression.exact import inverse_dct
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.momentum import Sent, accumulate_, compress_, restore_
 from templar_pl.compression.sparse import SparseChunks
@@ -72,12 +74,38 @@ class TorchEngine:
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
         """Write the update that payloads make into fp32 tensors."""
         for name, target in out.items():
-            combined = combine(
-                [payload[name] for payload in payloads],
-                self._grids[name],
-                rule=self._config.combine,
-                equalise=self._config.equalise,
-                device=target.device,
+            grid = self._grids[name]
+            chosen = [payload[name] for payload in payloads]
+            if not chosen:
+                target.zero_()
+            elif grid.num_chunks:
+                self._update_one(chosen, target, grid)
+
+    def _update_one(self, payloads: Sequence[SparseChunks], target: Tensor, grid: ChunkGrid) -> None:
+        """Write the update of one parameter, some chunks at a time, so that they stay in the cache."""
+        scales = shared_scales(payloads, equalise=self._config.equalise, device=target.device)
+        matrix = target.view(grid.rows, grid.columns)
+        step = max(1, CHUNKS_AT_ONCE // grid.chunk_columns)  # rows of chunks
+        for first in range(0, grid.chunk_rows, step):
+            rows = matrix[first * grid.height : (first + step) * grid.height]
+            part = grid if grid.is_vector else replace(grid, shape=tuple(rows.shape))
+            chunks = slice(first * grid.chunk_columns, (first + step) * grid.chunk_columns)
+            integers, _ = inverse_dct(
+                add_payloads(
+                    [_some(sparse, chunks) for sparse in payloads],
+                    SharedScales(scales.integers[:, chunks], scales.eighths[chunks]),
+                    part,
+                    self._config.combine,
+                ),
+                part,
                 dtype=self._product_dtype,
             )
-            target.copy_(sign_of(combined, self._grids[name]))
+            # torch.sign keeps the sign of -0.0, which depends on the order of a sum; adding 0.0 does not.
+            rows.copy_(from_chunks(integers.sign_().add_(0.0), part).view_as(rows))
+
+
+def _some(sparse: SparseChunks, chunks: slice) -> SparseChunks:
+    """Return what is said of some chunks."""
+    return SparseChunks(
+        sparse.indices[chunks], sparse.negative[chunks], sparse.counts[chunks], sparse.codes[chunks], sparse.base
+    )
