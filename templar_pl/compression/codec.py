@@ -88,7 +88,13 @@ class MomentumCodec:
             ValueError: a gradient is missing, unknown, of the wrong shape, not finite or beyond MAX_GRADIENT, or an lr
                 is missing or out of range. The momentum is untouched then.
         """
-        self._check_gradients(gradients, lr)
+        _check_shapes(gradients, lr, self.grids)
+        for name, size in self.largest(gradients).items():
+            if not size <= MAX_GRADIENT:
+                raise ValueError(
+                    f"gradient of {name} must be finite and at most {MAX_GRADIENT:g} in magnitude, got {size}; "
+                    "the loss has diverged: lower the learning rate or clip the gradient"
+                )
         self._can_restore = False
         self._engine.accumulate_(gradients, lr)
 
@@ -109,7 +115,7 @@ class MomentumCodec:
         Raises:
             ValueError: a gradient is missing, unknown or of the wrong shape, or an lr is missing or out of range.
         """
-        self._check_shapes(gradients, lr)
+        _check_shapes(gradients, lr, self.grids)
         sent = self._engine.send_(gradients, lr)
         self._can_restore = True
         return sent
@@ -156,43 +162,14 @@ class MomentumCodec:
             raise ValueError(f"an update is made of 0..{MAX_PEERS} payloads, got {len(payloads)}")
         for position, payload in enumerate(payloads):
             _check_names(f"payload {position}", payload, self.grids)
-        update = {name: self._target(name, (out or {}).get(name)) for name in self.grids}
+        given = out or {}
+        update = {name: _target(given.get(name), grid.shape, self._device) for name, grid in self.grids.items()}
         self._engine.update(payloads, update)
         return update
-
-    def _target(self, name: str, given: Tensor | None) -> Tensor:
-        """Return the given tensor if an update can be written to it, else a new one."""
-        shape = self.grids[name].shape
-        if given is not None and given.dtype == torch.float32 and tuple(given.shape) == shape:
-            given = given.detach()
-            if given.is_contiguous() and given.device == self._device:
-                return given
-        return torch.empty(shape, dtype=torch.float32, device=self._device)
 
     def largest(self, gradients: Mapping[str, Tensor | None]) -> dict[str, float]:
         """Return the largest magnitude of each gradient that is not None; NaN or infinite if one is not finite."""
         return self._engine.largest({name: gradient for name, gradient in gradients.items() if gradient is not None})
-
-    def _check_shapes(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> None:
-        """Raise ValueError for names, shapes and weights that `accumulate_` refuses."""
-        grids = self.grids
-        _check_names("gradients", gradients, grids)
-        present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-        for name, gradient in present.items():
-            if tuple(gradient.shape) != grids[name].shape:
-                raise ValueError(f"gradient of {name} must have shape {grids[name].shape}, got {tuple(gradient.shape)}")
-            if not (name in lr and math.isfinite(lr[name]) and abs(lr[name]) <= MAX_LR):
-                raise ValueError(f"lr of {name} must be in {-MAX_LR:g}..{MAX_LR:g}, got {lr.get(name)}")
-
-    def _check_gradients(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> None:
-        """Raise ValueError for what `accumulate_` refuses."""
-        self._check_shapes(gradients, lr)
-        for name, size in self.largest(gradients).items():
-            if not size <= MAX_GRADIENT:
-                raise ValueError(
-                    f"gradient of {name} must be finite and at most {MAX_GRADIENT:g} in magnitude, got {size}; "
-                    "the loss has diverged: lower the learning rate or clip the gradient"
-                )
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return {"momentum": {name: (N, K) fp32}}; the tensors are the live ones."""
@@ -225,3 +202,26 @@ def _check_names(what: str, names: Iterable[str], grids: Mapping[str, ChunkGrid]
     missing, unknown = [name for name in grids if name not in got], sorted(got - grids.keys())
     if missing or unknown:
         raise ValueError(f"{what} must name the parameters of this model; missing {missing}, unknown {unknown}")
+
+
+def _target(given: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the given tensor if an update can be written to it, else a new one."""
+    if given is not None and given.dtype == torch.float32 and tuple(given.shape) == shape:
+        given = given.detach()
+        if given.is_contiguous() and given.device == device:
+            return given
+    return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+def _check_shapes(
+    gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], grids: Mapping[str, ChunkGrid]
+) -> None:
+    """Raise ValueError for names, shapes and weights that `accumulate_` refuses."""
+    _check_names("gradients", gradients, grids)
+    for name, gradient in gradients.items():
+        if gradient is None:
+            continue
+        if tuple(gradient.shape) != grids[name].shape:
+            raise ValueError(f"gradient of {name} must have shape {grids[name].shape}, got {tuple(gradient.shape)}")
+        if not (name in lr and math.isfinite(lr[name]) and abs(lr[name]) <= MAX_LR):
+            raise ValueError(f"lr of {name} must be in {-MAX_LR:g}..{MAX_LR:g}, got {lr.get(name)}")

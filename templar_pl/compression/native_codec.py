@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from templar_pl.compression.body import Body, encode_body, read_body
@@ -72,19 +73,19 @@ class NativeEngine:
         """Undo the last `compress_`."""
         assert self._sent is not None
         parameters, _ = self._parameters({}, {})
-        self._point_to_originals(parameters)
+        _point_to_originals(parameters, self._originals)
         self._run("native_restore", parameters, body=address_of(self._sent.data))
 
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
         """Write the update that payloads make into contiguous fp32 tensors on the CPU."""
         if len(payloads) > MAX_PEERS:
             raise ValueError(f"an update is made of 0..{MAX_PEERS} payloads, got {len(payloads)}")
-        bodies = [self._checked(payload) for payload in payloads]
+        bodies = [_checked(payload, self._grids, self._plan) for payload in payloads]
         addresses = (ctypes.c_void_p * len(bodies))(*(address_of(body.data) for body in bodies))
         parameters = self._plan.parameters()
         for slot, name in zip(parameters, self._names, strict=True):
             slot.update = out[name].data_ptr()
-        weights = self._weights(bodies) if self._config.equalise == "norm" else None
+        weights = _weights(bodies, len(self._names)) if self._config.equalise == "norm" else None
         self._run(
             "native_receive",
             parameters,
@@ -95,23 +96,11 @@ class NativeEngine:
             is_mean=self._config.combine == "mean",
         )
 
-    def _weights(self, bodies: Sequence[Body]) -> tuple[np.ndarray, np.ndarray]:
-        """Return mantissas and exponents of the weights that equalise payloads, each (peers, parameters) int32."""
-        pairs = [inverse_norm(square) for body in bodies for square in body.squares or ()]
-        table = np.array(pairs, dtype=np.int32).reshape(len(bodies) * len(self._names), 2)
-        return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
-
-    def _checked(self, payload: Mapping[str, SparseChunks]) -> Body:
-        body = encode_body(payload, self._grids)
-        if body.squares is None:
-            body.squares = _squares_of(body.data, self._plan)
-        return body
-
     def _take_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], steps: int) -> Body:
         if not len(self._originals):
             self._originals = torch.empty(sum(g.num_chunks * g.topk for g in self._grids.values()))
         parameters, _kept = self._parameters(gradients, lr)
-        self._point_to_originals(parameters)
+        _point_to_originals(parameters, self._originals)
         scales = np.empty(self._plan.num_chunks, dtype=np.int16)
         for slot in parameters:
             slot.scales = scales.ctypes.data + scales.itemsize * slot.first_chunk
@@ -133,12 +122,6 @@ class NativeEngine:
                 kept.append(_as_native(gradient))
                 slot.gradient, slot.weight = kept[-1].data_ptr(), lr[name]
         return parameters, kept
-
-    def _point_to_originals(self, parameters: ctypes.Array[Parameter]) -> None:
-        place = self._originals.data_ptr()
-        for slot in parameters:
-            slot.originals = place
-            place += self._originals.element_size() * slot.num_chunks * slot.topk
 
     def _run(self, function: str, parameters: ctypes.Array[Parameter], **fields: int | None) -> None:
         job = self._plan.job(parameters)
@@ -178,3 +161,26 @@ def _squares_of(data: bytes, plan: Plan) -> tuple[int, ...] | None:
 
 def _as_native(gradient: Tensor) -> Tensor:
     return gradient.detach().to(torch.device("cpu"), torch.float32).contiguous()
+
+
+def _checked(payload: Mapping[str, SparseChunks], grids: Mapping[str, ChunkGrid], plan: Plan) -> Body:
+    """Return a payload as bytes with the sums of its squares."""
+    body = encode_body(payload, grids)
+    if body.squares is None:
+        body.squares = _squares_of(body.data, plan)
+    return body
+
+
+def _weights(bodies: Sequence[Body], num_parameters: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return mantissas and exponents of the weights that equalise payloads, each (peers * parameters,)."""
+    pairs = [inverse_norm(square) for body in bodies for square in body.squares or ()]
+    table = np.array(pairs, dtype=np.int32).reshape(len(bodies) * num_parameters, 2)
+    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+
+
+def _point_to_originals(parameters: ctypes.Array[Parameter], originals: Tensor) -> None:
+    """Give each parameter its part of the room for what is taken out of the momentum."""
+    place = originals.data_ptr()
+    for slot in parameters:
+        slot.originals = place
+        place += originals.element_size() * slot.num_chunks * slot.topk
