@@ -1,23 +1,35 @@
 """Pure tensors: momentum in coefficient space, what of it is sent, and the exact update."""
 
+from templar_pl.compression.body import Body, body_bytes, encode_body
 from templar_pl.compression.codec import MAX_GRADIENT, MomentumCodec
 from templar_pl.compression.combine import combine
 from templar_pl.compression.exact import ExactUpdate, check_exact_arithmetic, sign_of
 from templar_pl.compression.grid import ChunkGrid, chunk_grid
+from templar_pl.compression.native_check import Backend, decode_body, native_fault
+from templar_pl.compression.native_library import NativeError
 from templar_pl.compression.quantise import dequantise
+from templar_pl.compression.section import SectionError
 from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
 
 __all__ = [
     "EMPTY_CODE",
     "MAX_CODE",
     "MAX_GRADIENT",
+    "Backend",
+    "Body",
     "ChunkGrid",
     "ExactUpdate",
     "MomentumCodec",
+    "NativeError",
+    "SectionError",
     "SparseChunks",
+    "body_bytes",
     "check_exact_arithmetic",
     "chunk_grid",
     "combine",
+    "decode_body",
     "dequantise",
+    "encode_body",
+    "native_fault",
     "sign_of",
 ]

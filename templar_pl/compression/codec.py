@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from templar_pl.compression.combine import combine
-from templar_pl.compression.exact import sign_of
 from templar_pl.compression.grid import ChunkGrid, chunk_grid
-from templar_pl.compression.momentum import Sent, accumulate_, compress_, restore_, subtract_
+from templar_pl.compression.momentum import subtract_
+from templar_pl.compression.native_check import Backend, is_native
+from templar_pl.compression.native_codec import NativeEngine
 from templar_pl.compression.sparse import SparseChunks
-from templar_pl.config import CompressionConfig
+from templar_pl.compression.torch_codec import TorchEngine
+from templar_pl.config import MAX_PEERS, CompressionConfig
 
 MAX_GRADIENT = 2.0**64
 """Largest gradient that is accepted: 64 * 2**64 * MAX_LR, summed over 2**37 windows without decay, is below 2**128."""
@@ -38,6 +40,7 @@ class MomentumCodec:
         device: torch.device,
         *,
         product_dtype: torch.dtype = torch.float32,
+        backend: Backend = "auto",
     ) -> None:
         """Start with zero momentum.
 
@@ -47,6 +50,12 @@ class MomentumCodec:
             device: where momentum lives and updates are computed.
             product_dtype: of the matrix products of the update: float32, or float64 where `check_exact_arithmetic`
                 refuses float32. The update is the same.
+            backend: `torch` (any device), `native` (the compiled library; CPU and float32 only), or `auto`: native
+                where it works. All backends turn the same payloads into the same update.
+
+        Raises:
+            ValueError: the dtype is another one, or native cannot work here.
+            NativeError: the compiled library was asked for and is not there.
         """
         if product_dtype not in (torch.float32, torch.float64):
             raise ValueError(f"product_dtype must be torch.float32 or torch.float64, got {product_dtype}")
@@ -58,8 +67,15 @@ class MomentumCodec:
             name: torch.zeros(grid.num_chunks, grid.chunk_numel, dtype=torch.float32, device=device)
             for name, grid in self.grids.items()
         }  # (N, K) each
-        self._config, self._device, self._product_dtype = config, device, product_dtype
-        self._sent: dict[str, Sent] = {}
+        self._device, self._can_restore = device, False
+        self.backend: Literal["native", "torch"] = "torch"
+        """Which one computes."""
+
+        if is_native(backend, device, product_dtype):
+            self.backend = "native"
+            self._engine = NativeEngine(self.grids, self.momentum, config)
+        else:
+            self._engine = TorchEngine(self.grids, self.momentum, config, product_dtype=product_dtype)
 
     def accumulate_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> None:
         """Decay the momentum and add the gradients, weighted by lr. `restore_` is no longer possible after it.
@@ -72,17 +88,37 @@ class MomentumCodec:
             ValueError: a gradient is missing, unknown, of the wrong shape, not finite or beyond MAX_GRADIENT, or an lr
                 is missing or out of range. The momentum is untouched then.
         """
-        _check_gradients(gradients, lr, self.grids)
-        self._sent = {}
-        for name, grid in self.grids.items():
-            gradient = gradients[name]
-            weight = 0.0 if gradient is None else lr[name]
-            accumulate_(self.momentum[name], gradient, grid, decay=self._config.momentum_decay, lr=weight)
+        _check_shapes(gradients, lr, self.grids)
+        for name, size in self.largest(gradients).items():
+            if not size <= MAX_GRADIENT:
+                raise ValueError(
+                    f"gradient of {name} must be finite and at most {MAX_GRADIENT:g} in magnitude, got {size}; "
+                    "the loss has diverged: lower the learning rate or clip the gradient"
+                )
+        self._can_restore = False
+        self._engine.accumulate_(gradients, lr)
 
-    def compress_(self) -> dict[str, SparseChunks]:
-        """Take the largest coefficients out of the momentum and return them, in wire order."""
-        self._sent = {name: compress_(self.momentum[name], grid) for name, grid in self.grids.items()}
-        return {name: sent.sparse for name, sent in self._sent.items()}
+    def compress_(self) -> Mapping[str, SparseChunks]:
+        """Take the largest coefficients out of the momentum and return what is sent of every parameter."""
+        sent = self._engine.compress_()
+        self._can_restore = True
+        return sent
+
+    def send_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> Mapping[str, SparseChunks]:
+        """Do what `accumulate_` and then `compress_` do; faster, since each chunk is touched once.
+
+        Args:
+            gradients: as in `accumulate_`, but that they are finite and at most MAX_GRADIENT is not checked again:
+                `largest` tells.
+            lr: as in `accumulate_`.
+
+        Raises:
+            ValueError: a gradient is missing, unknown or of the wrong shape, or an lr is missing or out of range.
+        """
+        _check_shapes(gradients, lr, self.grids)
+        sent = self._engine.send_(gradients, lr)
+        self._can_restore = True
+        return sent
 
     def restore_(self) -> None:
         """Undo the last `compress_` to the bit, because its payload could not be put.
@@ -90,11 +126,10 @@ class MomentumCodec:
         Raises:
             ValueError: the last change of the momentum was not `compress_`.
         """
-        if not self._sent and self.grids:
+        if not self._can_restore:
             raise ValueError("restore_ must follow compress_ before the momentum is changed again")
-        for name, sent in self._sent.items():
-            restore_(self.momentum[name], sent)
-        self._sent = {}
+        self._can_restore = False
+        self._engine.restore_()
 
     def subtract_(self, chunks: Mapping[str, SparseChunks]) -> None:
         """Take an own payload out of the momentum that was sent after this momentum was saved.
@@ -103,15 +138,19 @@ class MomentumCodec:
             ValueError: the payload is of another model.
         """
         _check_names("payload", chunks, self.grids)
-        self._sent = {}
+        self._can_restore = False
         for name, momentum in self.momentum.items():
             subtract_(momentum, chunks[name])
 
-    def update(self, payloads: Sequence[Mapping[str, SparseChunks]]) -> dict[str, Tensor]:
+    def update(
+        self, payloads: Sequence[Mapping[str, SparseChunks]], *, out: Mapping[str, Tensor | None] | None = None
+    ) -> dict[str, Tensor]:
         """Compute the update that payloads make: the same bits for the same payloads on every node.
 
         Args:
             payloads: 0..MAX_PEERS of them, of this model; their order does not matter.
+            out: tensors to write to, where they are contiguous fp32 ones of the parameter's shape on the codec's
+                device; such as the gradients, when nobody needs them any more.
 
         Returns:
             name -> -1.0, 0.0 or 1.0 for every element, fp32, in the shape of the parameter. Without payloads all zero.
@@ -119,21 +158,18 @@ class MomentumCodec:
         Raises:
             ValueError: there are too many payloads, or one is of another model.
         """
+        if len(payloads) > MAX_PEERS:
+            raise ValueError(f"an update is made of 0..{MAX_PEERS} payloads, got {len(payloads)}")
         for position, payload in enumerate(payloads):
             _check_names(f"payload {position}", payload, self.grids)
-        return {name: self._update_of(name, [payload[name] for payload in payloads]) for name in self.grids}
+        given = out or {}
+        update = {name: _target(given.get(name), grid.shape, self._device) for name, grid in self.grids.items()}
+        self._engine.update(payloads, update)
+        return update
 
-    def _update_of(self, name: str, payloads: Sequence[SparseChunks]) -> Tensor:
-        grid, config = self.grids[name], self._config
-        combined = combine(
-            payloads,
-            grid,
-            rule=config.combine,
-            equalise=config.equalise,
-            device=self._device,
-            dtype=self._product_dtype,
-        )
-        return sign_of(combined, grid)
+    def largest(self, gradients: Mapping[str, Tensor | None]) -> dict[str, float]:
+        """Return the largest magnitude of each gradient that is not None; NaN or infinite if one is not finite."""
+        return self._engine.largest({name: gradient for name, gradient in gradients.items() if gradient is not None})
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return {"momentum": {name: (N, K) fp32}}; the tensors are the live ones."""
@@ -155,7 +191,7 @@ class MomentumCodec:
                     f"saved momentum of {name} must have (chunks, coefficients) {tuple(momentum.shape)}, got "
                     f"{tuple(saved[name].shape)}: it was saved with another model or chunk_size"
                 )
-        self._sent = {}
+        self._can_restore = False
         for name, momentum in self.momentum.items():
             momentum.copy_(saved[name])
 
@@ -168,25 +204,24 @@ def _check_names(what: str, names: Iterable[str], grids: Mapping[str, ChunkGrid]
         raise ValueError(f"{what} must name the parameters of this model; missing {missing}, unknown {unknown}")
 
 
-def _check_gradients(
+def _target(given: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the given tensor if an update can be written to it, else a new one."""
+    if given is not None and given.dtype == torch.float32 and tuple(given.shape) == shape:
+        given = given.detach()
+        if given.is_contiguous() and given.device == device:
+            return given
+    return torch.empty(shape, dtype=torch.float32, device=device)
+
+
+def _check_shapes(
     gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], grids: Mapping[str, ChunkGrid]
 ) -> None:
-    """Raise ValueError for what `accumulate_` refuses."""
+    """Raise ValueError for names, shapes and weights that `accumulate_` refuses."""
     _check_names("gradients", gradients, grids)
-    present = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-    for name, gradient in present.items():
+    for name, gradient in gradients.items():
+        if gradient is None:
+            continue
         if tuple(gradient.shape) != grids[name].shape:
             raise ValueError(f"gradient of {name} must have shape {grids[name].shape}, got {tuple(gradient.shape)}")
         if not (name in lr and math.isfinite(lr[name]) and abs(lr[name]) <= MAX_LR):
             raise ValueError(f"lr of {name} must be in {-MAX_LR:g}..{MAX_LR:g}, got {lr.get(name)}")
-    filled = {name: gradient.detach() for name, gradient in present.items() if gradient.numel()}
-    if not filled:
-        return
-    # One transfer for all parameters: each one waits for the device.
-    largest = torch.stack([gradient.abs().amax().double() for gradient in filled.values()]).tolist()
-    for name, size in zip(filled, largest, strict=True):
-        if not size <= MAX_GRADIENT:
-            raise ValueError(
-                f"gradient of {name} must be finite and at most {MAX_GRADIENT:g} in magnitude, got {size}; "
-                "the loss has diverged: lower the learning rate or clip the gradient"
-            )

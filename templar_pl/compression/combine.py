@@ -17,7 +17,6 @@ from templar_pl.compression.exact import ExactUpdate, inverse_dct, unit_of
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks
 from templar_pl.compression.tables import eighth_mantissas, quarter_mantissas, scale_table
-from templar_pl.compression.topk import used_slots
 from templar_pl.config import MAX_PEERS
 
 _FAR_BELOW = -(2**20)  # log scale of a chunk that sends nothing; real ones are in -2048..2302
@@ -75,11 +74,19 @@ def equalised_scales(codes: Tensor, counts: Tensor) -> SharedScales:
 
 
 def _inverse_norm(codes: Tensor, counts: Tensor) -> tuple[int, int]:
-    """Return m in 2**13..2**14 - 1 and x, with m * 2**-x just below 2**-15 / (L2 norm of one payload, base 0)."""
+    """Return the weight of one payload, as `inverse_norm` does."""
     histogram = torch.zeros(256, dtype=torch.int64, device=codes.device)
     histogram.index_add_(0, codes.long(), counts.long())  # coefficients sent with each code
     mantissas = quarter_mantissas()
-    square = sum(n * (mantissas[e % 4] << (e // 4)) for e, n in enumerate(histogram.tolist()))  # norm**2 * 2**30
+    return inverse_norm(sum(n * (mantissas[e % 4] << (e // 4)) for e, n in enumerate(histogram.tolist())))
+
+
+def inverse_norm(square: int) -> tuple[int, int]:
+    """Return m in 2**13..2**14 - 1 and x, with m * 2**-x just below 2**-15 / (L2 norm of one payload, base 0).
+
+    Args:
+        square: the norm's square times 2**30; for 0 both are 0.
+    """
     if square == 0:
         return 0, 0
     inverse = (1 << 300) // math.isqrt(square << 128)  # 2**236 / sqrt(square)
@@ -94,6 +101,16 @@ def _shift_to_nearest(integers: Tensor, shifts: Tensor) -> Tensor:
     halves = torch.ones_like(shifts) << (shifts - 1)
     is_up = (remainders > halves) | ((remainders == halves) & (quotients % 2 == 1))
     return quotients + is_up
+
+
+def shared_scales(
+    payloads: Sequence[SparseChunks], *, equalise: Literal["norm", "none"], device: torch.device
+) -> SharedScales:
+    """Bring the scales of payloads, at least one, onto one integer scale per chunk; see `combine`."""
+    codes = torch.stack([sparse.codes for sparse in payloads]).to(device)
+    if equalise == "norm":
+        return equalised_scales(codes, torch.stack([sparse.counts for sparse in payloads]).to(device))
+    return plain_scales(codes, torch.tensor([sparse.base for sparse in payloads], device=device))
 
 
 def add_payloads(payloads: Sequence[SparseChunks], scales: SharedScales, grid: ChunkGrid, rule: str) -> Tensor:
@@ -111,13 +128,16 @@ def add_payloads(payloads: Sequence[SparseChunks], scales: SharedScales, grid: C
     device = scales.integers.device
     sums = torch.zeros(grid.num_chunks, grid.chunk_numel, device=device)
     senders = torch.zeros_like(sums) if rule == "mean" else None
-    for sparse, magnitudes in zip(payloads, scales.integers, strict=True):
-        places = sparse.indices.to(device).long()
-        slots = used_slots(sparse.counts.to(device), grid.topk).to(torch.float32)
-        signs = 1.0 - 2.0 * sparse.negative.to(device).to(torch.float32)
-        sums.scatter_add_(-1, places, signs * slots * magnitudes[:, None])
-        if senders is not None:
-            senders.scatter_add_(-1, places, slots)
+    indices, negative, counts = (
+        torch.stack([getattr(sparse, part) for sparse in payloads], dim=1).to(device)
+        for part in ("indices", "negative", "counts")
+    )  # (N, P, T), (N, P, T), (N, P)
+    places = indices.long().flatten(1)  # (N, P * T)
+    slots = (torch.arange(grid.topk, device=device) < counts[..., None]).to(torch.float32)  # (N, P, T)
+    magnitudes = scales.integers.T[..., None]  # (N, P, 1)
+    sums.scatter_add_(-1, places, torch.where(negative, -magnitudes, magnitudes).mul_(slots).flatten(1))
+    if senders is not None:
+        senders.scatter_add_(-1, places, slots.flatten(1))
     if senders is not None:
         # One rounding in the division and one to the integer make the rounding of the exact quotient: a quotient
         # that is no half-integer is at least 1 / (2 * senders) away from one, and at most 2**15 large, where
@@ -151,11 +171,7 @@ def combine(
     if len(payloads) > MAX_PEERS:
         raise ValueError(f"an update is made of 0..{MAX_PEERS} payloads, got {len(payloads)}")
     if payloads:
-        codes = torch.stack([sparse.codes for sparse in payloads]).to(device)
-        if equalise == "norm":
-            scales = equalised_scales(codes, torch.stack([sparse.counts for sparse in payloads]).to(device))
-        else:
-            scales = plain_scales(codes, torch.tensor([sparse.base for sparse in payloads], device=device))
+        scales = shared_scales(payloads, equalise=equalise, device=device)
         coefficients, eighths = add_payloads(payloads, scales, grid, rule), scales.eighths
     else:
         coefficients = torch.zeros(grid.num_chunks, grid.chunk_numel, device=device)

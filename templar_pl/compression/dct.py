@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -66,6 +67,35 @@ def from_chunks(chunks: Tensor, grid: ChunkGrid) -> Tensor:
     tiles = chunks.view(grid.chunk_rows, grid.chunk_columns, grid.height, grid.width).transpose(1, 2)
     matrix = tiles.reshape(grid.chunk_rows * grid.height, grid.chunk_columns * grid.width)  # padded R, C
     return matrix[: grid.rows, : grid.columns].reshape(grid.shape).contiguous()
+
+
+CHUNKS_AT_ONCE = 128
+"""Chunks that are transformed together: 2 MiB, so that what one product writes the next reads from the cache."""
+
+
+def fold_dct_(coefficients: Tensor, tensor: Tensor, grid: ChunkGrid, *, decay: float, lr: float) -> None:
+    """Set coefficients to decay * coefficients + lr * DCT(tensor), in fp32, without a copy of the whole.
+
+    Args:
+        coefficients: (N, K) fp32, contiguous.
+        tensor: of the shape `grid.shape`; any real dtype; finite.
+        grid: how it is cut.
+        decay: factor of what was there.
+        lr: factor of what is added.
+    """
+    if grid.is_vector:
+        coefficients.mul_(decay).add_(dct_chunks(tensor, grid), alpha=lr)
+        return
+    matrix = tensor.detach().reshape(grid.rows, grid.columns)
+    chunks = coefficients.view(-1, grid.height, grid.width)
+    across, down = (dct_basis(side, tensor.device) for side in (grid.width, grid.height))
+    at_once = max(1, CHUNKS_AT_ONCE // max(1, grid.chunk_columns))  # rows of chunks
+    with full_precision(tensor.device):
+        for first in range(0, grid.chunk_rows, at_once):
+            rows = matrix[first * grid.height : (first + at_once) * grid.height]
+            block = chunks[first * grid.chunk_columns : (first + at_once) * grid.chunk_columns]
+            part = replace(grid, shape=tuple(rows.shape))
+            block.baddbmm_(down.expand(len(block), -1, -1), to_chunks(rows, part) @ across.T, beta=decay, alpha=lr)
 
 
 def dct_chunks(tensor: Tensor, grid: ChunkGrid) -> Tensor:

@@ -53,7 +53,7 @@ def rescale(integers: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """
     limits = [limit * 2.0**shift for shift in range(_MAX_SHIFT)]
     powers = [2.0**-shift for shift in range(_MAX_SHIFT + 1)]
-    largest = integers.abs().amax((1, 2))
+    largest = integers.flatten(1).abs().amax(-1)
     shifts = torch.bucketize(largest, largest.new_tensor(limits), out_int32=True)
     scaled = integers * integers.new_tensor(powers)[shifts][:, None, None]  # exact: a power of two
     return scaled.round_(), shifts

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from templar_pl.compression.dct import dct_chunks
+from templar_pl.compression.dct import fold_dct_
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.quantise import dequantise, quantise
 from templar_pl.compression.sparse import SparseChunks
@@ -41,9 +41,10 @@ def accumulate_(momentum: Tensor, gradient: Tensor | None, grid: ChunkGrid, *, d
     Source:
         DeMo, arXiv:2411.19870v1, Algorithm 1.
     """
-    momentum.mul_(decay)
-    if gradient is not None:
-        momentum.add_(dct_chunks(gradient, grid), alpha=lr)
+    if gradient is None:
+        momentum.mul_(decay)
+    else:
+        fold_dct_(momentum, gradient, grid, decay=decay, lr=lr)
 
 
 def compress_(momentum: Tensor, grid: ChunkGrid) -> Sent:

@@ -23,20 +23,26 @@ LOWEST = -149 * 8
 HIGHEST = 128 * 8 - 1
 """Log scale of the largest magnitude that can be sent; one more would be 2**128, which fp32 does not hold."""
 
-_NOTHING = LOWEST - 8  # 2**-150 rounds to zero in fp32
+NOTHING = LOWEST - 8
+"""Log scale of the least entry of `magnitude_table`: 2**-150 rounds to zero in fp32."""
 
 
 @functools.cache
-def _magnitudes(device: torch.device) -> Tensor:
-    """Return (HIGHEST - _NOTHING + 1,) fp32: 2**(eighths / 8) for every log scale. Do not change it.
+def magnitude_table(device: torch.device) -> Tensor:
+    """Return (HIGHEST - NOTHING + 1,) fp32: 2**(eighths / 8) for every log scale. Do not change it.
 
     A table, because exp2 and ldexp of different devices differ in the last bit and in the subnormals.
     """
-    eighths = range(_NOTHING, HIGHEST + 1)
+    eighths = range(NOTHING, HIGHEST + 1)
     # The mantissas are rounded to fp32 first, so that all octaves share the same eight.
     mantissas = torch.tensor([2.0 ** (r / 8) for r in range(8)], dtype=torch.float32).tolist()
     exact = [math.ldexp(mantissas[e % 8], e // 8) for e in eighths]
     return torch.tensor(exact, dtype=torch.float64).to(torch.float32).to(device)
+
+
+def octave_borders() -> list[float]:
+    """Return the borders between the eight scales of the octave 1..2 and the next octave, ascending."""
+    return [2.0 ** ((r + 0.5) / 8) for r in range(8)]
 
 
 def _log_scales(magnitudes: Tensor) -> Tensor:
@@ -45,8 +51,8 @@ def _log_scales(magnitudes: Tensor) -> Tensor:
     Exact comparisons with the borders between scales: log2 of different devices differs in the last bit.
     """
     mantissas, exponents = torch.frexp(magnitudes)  # mantissas in 0.5..1
-    borders = [2.0 ** ((r + 0.5) / 8 - 1) for r in range(8)]
-    steps = torch.bucketize(mantissas, torch.tensor(borders, dtype=torch.float64, device=magnitudes.device))
+    borders = torch.tensor(octave_borders(), dtype=torch.float64, device=magnitudes.device) / 2
+    steps = torch.bucketize(mantissas, borders)
     return (8 * (exponents.long() - 1) + steps).clamp(LOWEST, HIGHEST)
 
 
@@ -82,7 +88,7 @@ def dequantise(sparse: SparseChunks) -> Tensor:
 
     Magnitudes beyond fp32, which only a foreign payload can name, become the nearest finite number or zero.
     """
-    scales = (sparse.codes.long() + sparse.base).clamp(_NOTHING, HIGHEST)
-    magnitudes = _magnitudes(scales.device)[scales - _NOTHING][:, None]  # (N, 1)
+    scales = (sparse.codes.long() + sparse.base).clamp(NOTHING, HIGHEST)
+    magnitudes = magnitude_table(scales.device)[scales - NOTHING][:, None]  # (N, 1)
     values = torch.where(sparse.negative, -magnitudes, magnitudes)
     return torch.where(used_slots(sparse.counts, values.shape[-1]), values, 0.0)

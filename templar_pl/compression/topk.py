@@ -10,6 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CHUNKS_AT_ONCE = 128
+"""Chunks that are searched together: their magnitudes, 2 MiB, stay in the cache."""
+
+GROUP = 16
+"""Coefficients that share a maximum in the first stage of the search."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -45,9 +51,7 @@ def keep_largest(coefficients: Tensor, topk: int) -> Kept:
     chunk_numel = coefficients.shape[-1]
     if not 1 <= topk <= chunk_numel:
         raise ValueError(f"topk must be in 1..{chunk_numel}, got {topk}")
-    magnitudes = coefficients.abs()
-    indices = _largest(magnitudes, topk)  # (N, T), in no order
-    is_zero = magnitudes.gather(-1, indices) == 0
+    indices, is_zero = _largest_in_blocks(coefficients, topk)  # (N, T), in no order
     indices = indices.masked_fill(is_zero, chunk_numel).sort(-1).values  # zeros come last
     counts = topk - is_zero.sum(-1)
     last = indices.gather(-1, (counts - 1).clamp(min=0)[:, None])
@@ -56,13 +60,47 @@ def keep_largest(coefficients: Tensor, topk: int) -> Kept:
     return Kept(indices.to(torch.int16), counts.to(torch.int16))
 
 
+def _largest_in_blocks(coefficients: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+    """Return (N, T) int64 places of the largest magnitudes, in no order, and whether they are zero."""
+    indices, is_zero = [], []
+    for block in coefficients.split(CHUNKS_AT_ONCE) if len(coefficients) else [coefficients]:
+        magnitudes = block.abs()
+        indices.append(_largest(magnitudes, topk))
+        is_zero.append(magnitudes.gather(-1, indices[-1]) == 0)
+    return torch.cat(indices), torch.cat(is_zero)
+
+
+def _candidates(magnitudes: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+    """Return places (N, M), int64, that hold the topk largest magnitudes, and whether a tie may hide others.
+
+    The largest magnitudes lie in those groups whose maxima are largest: at most topk groups have a maximum as large as
+    the smallest one kept, but for ties. A group is every `K // GROUP`-th place, so that maxima are taken side by side.
+    """
+    num_groups = magnitudes.shape[-1] // GROUP
+    maxima = magnitudes.view(len(magnitudes), GROUP, num_groups).amax(1)  # (N, groups)
+    best, groups = torch.topk(maxima, topk, dim=-1, sorted=False)
+    members = torch.arange(GROUP, device=magnitudes.device) * num_groups
+    may_hide = (maxima >= best.amin(-1, keepdim=True)).sum(-1) > topk
+    return (groups[:, None, :] + members[:, None]).flatten(1), may_hide
+
+
 def _largest(magnitudes: Tensor, topk: int) -> Tensor:
     """Return (N, T) int64 places of the largest magnitudes, in no order; ties above zero go to the lower index."""
-    values, indices = torch.topk(magnitudes, topk, dim=-1, sorted=False)
+    chunk_numel = magnitudes.shape[-1]
+    if chunk_numel % GROUP == 0 and chunk_numel >= 2 * GROUP * topk:
+        places, may_hide = _candidates(magnitudes, topk)
+        among = magnitudes.gather(-1, places)  # (N, M)
+    else:
+        places, may_hide, among = None, None, magnitudes
+    values, chosen = torch.topk(among, topk, dim=-1, sorted=False)
+    indices = chosen if places is None else places.gather(-1, chosen)
     smallest = values.amin(-1, keepdim=True)  # (N, 1)
     # torch.topk has no rule for ties. They matter only where more coefficients are as large as the smallest one kept
     # than fit in; there a stable sort (some 20 times slower) decides.
-    is_tied = ((magnitudes >= smallest).sum(-1) > topk) & (smallest[:, 0] > 0)
+    is_tied = (among >= smallest).sum(-1) > topk
+    if may_hide is not None:
+        is_tied |= may_hide
+    is_tied &= smallest[:, 0] > 0
     rows = is_tied.nonzero()[:, 0]
     if len(rows):
         indices[rows] = torch.sort(magnitudes[rows], dim=-1, descending=True, stable=True).indices[:, :topk]

@@ -14,7 +14,7 @@ from functools import partial
 
 from torch import Tensor
 
-from templar_pl.compression import MomentumCodec, SparseChunks
+from templar_pl.compression import Body, MomentumCodec, SparseChunks
 from templar_pl.errors import ChainError, Fault, OutOfSyncError, PayloadError, StoreError
 from templar_pl.exchange.gather import Gathered, Request, gather
 from templar_pl.exchange.publish import publish
@@ -139,7 +139,10 @@ class RoundTrip:
 
     def compress(self, window: Window, training: Training) -> Outgoing:
         """Take the largest coefficients out of the momentum and sign them."""
-        chunks = self._codec.compress_()
+        return self.encode(window, training, self._codec.compress_())
+
+    def encode(self, window: Window, training: Training, chunks: Mapping[str, SparseChunks]) -> Outgoing:
+        """Sign what the codec took out of the momentum just now."""
         header = Header(
             run=self._identity.digest,
             window=window,
@@ -240,9 +243,14 @@ class RoundTrip:
             return None
         return self._fetch(settlement, [uid]).payloads.get(uid)
 
-    def update(self, collected: Collected) -> dict[str, Tensor]:
-        """Return the sign update of the window, {parameter name: fp32 tensor of -1, 0, +1 in its shape}."""
-        return self._codec.update([payload.chunks for payload in collected.payloads.values()])
+    def update(self, collected: Collected, *, out: Mapping[str, Tensor | None] | None = None) -> dict[str, Tensor]:
+        """Return the sign update of the window, {parameter name: fp32 tensor of -1, 0, +1 in its shape}.
+
+        Args:
+            collected: what the window consists of.
+            out: tensors that may be written to, as `MomentumCodec.update` says.
+        """
+        return self._codec.update([payload.chunks for payload in collected.payloads.values()], out=out)
 
     def _read_back(self, existing: bytes | None, outgoing: Outgoing) -> Outgoing:
         """Return the payload that stands in the own bucket."""
@@ -287,6 +295,8 @@ class RoundTrip:
 
 def _same_chunks(left: Mapping[str, SparseChunks], right: Mapping[str, SparseChunks]) -> bool:
     """Whether two payloads say the same of every parameter."""
+    if isinstance(left, Body) and isinstance(right, Body):
+        return left.data == right.data
     return all(
         a.base == b.base
         and all(

@@ -10,11 +10,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from templar_pl.compression import Body, body_bytes, decode_body, encode_body
 from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.section import SectionError
 from templar_pl.compression.sparse import SparseChunks
 from templar_pl.errors import Fault, PayloadError
 from templar_pl.protocol.header import HEADER_BYTES, Header, HeaderError, pack_header, unpack_header
-from templar_pl.protocol.section import SectionError, decode_section, encode_section, section_bytes
 from templar_pl.protocol.signing import SIGNATURE_BYTES, Signer, Verify
 from templar_pl.units import Uid, Window
 
@@ -26,8 +27,8 @@ class Payload:
     """What one peer sent for one window, checked."""
 
     header: Header
-    chunks: dict[str, SparseChunks]
-    """Name of the parameter -> what is sent of it, in the order of the names, on the CPU."""
+    chunks: Mapping[str, SparseChunks]
+    """Name of the parameter -> what is sent of it, in the order of the names; of a decoded payload a `Body`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Expected:
 
 def payload_bytes(grids: Mapping[str, ChunkGrid]) -> int:
     """Return the length of every payload of a model with these parameters."""
-    return HEADER_BYTES + _body_bytes(grids) + SIGNATURE_BYTES
+    return HEADER_BYTES + body_bytes(grids) + SIGNATURE_BYTES
 
 
 def encode_payload(
@@ -68,15 +69,7 @@ def encode_payload(
     """
     if header.public_key != signer.public_key:
         raise ValueError(f"the header names {header.public_key.hex()}, the signer is {signer.public_key.hex()}")
-    if chunks.keys() != grids.keys():
-        raise ValueError(f"chunks and grids must have the same names, got only in one: {chunks.keys() ^ grids.keys()}")
-    sections = []
-    for name in sorted(grids):
-        try:
-            sections.append(encode_section(chunks[name], grids[name]))
-        except SectionError as error:
-            raise ValueError(f"parameter {name}: {error}") from error
-    body = b"".join(sections)
+    body = encode_body(chunks, grids).data
     packed = pack_header(header, len(body))
     signature = signer.sign(_signed_message(packed, body))
     if len(signature) != SIGNATURE_BYTES:
@@ -133,23 +126,12 @@ def _read_header(packed: bytes, body_bytes: int, expected: Expected) -> Header:
     return header
 
 
-def _read_body(body: memoryview, grids: Mapping[str, ChunkGrid], expected: Expected) -> dict[str, SparseChunks]:
+def _read_body(body: memoryview, grids: Mapping[str, ChunkGrid], expected: Expected) -> Body:
     """Return what is sent of each parameter. Raises `PayloadError` for a section with a fault."""
-    chunks = {}
-    start = 0
-    for name in sorted(grids):
-        end = start + section_bytes(grids[name])
-        try:
-            chunks[name] = decode_section(body[start:end], grids[name])
-        except SectionError as error:
-            raise _refusal(Fault.CONTENT, f"parameter {name}: {error}", expected) from error
-        start = end
-    return chunks
-
-
-def _body_bytes(grids: Mapping[str, ChunkGrid]) -> int:
-    """Return the length of the body."""
-    return sum(section_bytes(grid) for grid in grids.values())
+    try:
+        return decode_body(body, grids)
+    except SectionError as error:
+        raise _refusal(Fault.CONTENT, str(error), expected) from error
 
 
 def _signed_message(header: bytes | memoryview, body: bytes | memoryview) -> bytes:

@@ -140,7 +140,7 @@ class Session:
             list(self.parameters.values()),
             list(self._codec.momentum.values()),
         )
-        collected, update = self.run.receive(own)
+        collected, update = self.run.receive(own, out=gradients)  # nobody needs the gradients any more
         strangers = out_of_sync(collected, parameters_before)
         self.set_gradients(update)
         return Exchanged(own, failure, collected, norms, strangers)
@@ -188,11 +188,7 @@ class Session:
     def _gradients(self) -> dict[str, Tensor | None]:
         """Return the gradients; none at all if one has diverged, since it would poison the momentum for ever."""
         gradients = {name: parameter.grad for name, parameter in self.parameters.items()}
-        bad = [
-            name
-            for name, g in gradients.items()
-            if g is not None and g.numel() and not float(g.detach().abs().amax()) <= MAX_GRADIENT
-        ]
+        bad = [name for name, size in self._codec.largest(gradients).items() if not size <= MAX_GRADIENT]
         if not bad:
             return gradients
         log.warning(

@@ -175,14 +175,19 @@ class WindowRun:
     def send(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], training: Training) -> Outgoing:
         """Fold the window's gradient into the momentum, and publish the largest of it.
 
+        Args:
+            gradients: of every parameter; those that are not None are finite and at most MAX_GRADIENT.
+            lr: learning rate of every parameter.
+            training: what the payload says about the window.
+
         Raises:
             StoreError: the put failed; the momentum keeps everything.
             ChainError: the window was closed without this node; the momentum keeps everything.
         """
         self.phases.enter(Phase.COMPRESSION)
-        self._codec.accumulate_(gradients, lr)
+        chunks = self._codec.send_(gradients, lr)
         self._momentum_at = self.applied + 1
-        outgoing = self.round_trip.compress(self.window, training)
+        outgoing = self.round_trip.encode(self.window, training, chunks)
         self.phases.enter(Phase.GATHER)
         try:
             self._wait_for_uploads()
@@ -196,12 +201,18 @@ class WindowRun:
             self.round_trip.abstain(self.window)
             raise
 
-    def receive(self, own: Outgoing | None) -> tuple[Collected, dict[str, Tensor]]:
-        """Collect the window and return what it consists of and its update. Raises `OutOfSyncError`."""
+    def receive(
+        self, own: Outgoing | None, *, out: Mapping[str, Tensor | None] | None = None
+    ) -> tuple[Collected, dict[str, Tensor]]:
+        """Collect the window and return what it consists of and its update, written to `out` where it fits.
+
+        Raises:
+            OutOfSyncError: the window cannot be applied.
+        """
         self.phases.enter(Phase.GATHER)
         collected = self.round_trip.collect(self.window, own)
         self.phases.enter(Phase.MODEL_UPDATE)
-        return collected, self.round_trip.update(collected)
+        return collected, self.round_trip.update(collected, out=out)
 
     def finish(self) -> None:
         """Count the window as applied; old payloads may go."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from templar_pl.compression import MomentumCodec, SparseChunks
+from templar_pl.compression import Backend, MomentumCodec, SparseChunks, native_fault
 from templar_pl.config import CompressionConfig
 from tests.compression import reference
 from tests.compression.payloads import to_slow
@@ -29,8 +29,19 @@ CONFIG = CompressionConfig(chunk_size=64, topk=32, momentum_decay=0.95)
 LR = dict.fromkeys(SHAPES, 0.01)
 
 
+BACKEND: Backend = "auto"
+
+
+@pytest.fixture(params=["torch", "native"], autouse=True)
+def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test with both backends, if the compiled library is there."""
+    if request.param == "native" and native_fault():
+        pytest.skip(native_fault())
+    monkeypatch.setattr(f"{__name__}.BACKEND", request.param)
+
+
 def new_codec(**settings: object) -> MomentumCodec:
-    return MomentumCodec(SHAPES, CompressionConfig(**{**vars(CONFIG), **settings}), CPU)
+    return MomentumCodec(SHAPES, CompressionConfig(**{**vars(CONFIG), **settings}), CPU, backend=BACKEND)
 
 
 def gradients_of(seed: int) -> dict[str, Tensor]:
@@ -194,7 +205,7 @@ def test_the_largest_accepted_gradients_stay_finite_through_compression() -> Non
 
 
 def test_the_order_of_payloads_changes_nothing_in_the_update() -> None:
-    payloads: list[dict[str, SparseChunks]] = []
+    payloads: list[Mapping[str, SparseChunks]] = []
     for seed in range(4):
         codec = new_codec()
         codec.accumulate_(gradients_of(seed), LR)
@@ -217,7 +228,7 @@ def test_float64_products_give_the_same_update() -> None:
 
 
 def test_a_payload_of_another_model_is_refused() -> None:
-    payload = codec_after(1).compress_()
+    payload = dict(codec_after(1).compress_())
     del payload["scalar"]
 
     with pytest.raises(ValueError, match=r"payload 0 .* missing \['scalar'\]"):

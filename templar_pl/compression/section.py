@@ -19,9 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
-from templar_pl.protocol.elias_fano import (
+from templar_pl.compression.elias_fano import (
     IndexCode,
     IndexCodeError,
     decode_indices,
@@ -30,6 +28,8 @@ from templar_pl.protocol.elias_fano import (
     refuse_first,
     row_blocks,
 )
+from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
 
 MIN_BASE = -2048
 MAX_BASE = 2047
@@ -41,7 +41,7 @@ class SectionError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class Layout:
     """Where things are in the section of one grid."""
 
     grid: ChunkGrid
@@ -69,7 +69,7 @@ class _Layout:
 
 def section_bytes(grid: ChunkGrid) -> int:
     """Return the bytes of the section of a parameter."""
-    return _Layout(grid).total_bytes
+    return Layout(grid).total_bytes
 
 
 def encode_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
@@ -85,7 +85,7 @@ def encode_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
     Raises:
         SectionError: the chunks do not fit the grid or break a promise of `SparseChunks`.
     """
-    layout = _Layout(grid)
+    layout = Layout(grid)
     indices, negative, counts, codes = _to_numpy(chunks, grid)
     _check_scales(codes, chunks.base)
     section = np.empty(layout.total_bytes, dtype=np.uint8)
@@ -118,7 +118,7 @@ def decode_section(section: memoryview, grid: ChunkGrid) -> SparseChunks:
     Raises:
         SectionError: the bytes are none that `encode_section` returns; the message names the chunk.
     """
-    layout = _Layout(grid)
+    layout = Layout(grid)
     base = int.from_bytes(section[:_BASE_BYTES], "little", signed=True)
     content = np.frombuffer(section, dtype=np.uint8)
     codes = content[_BASE_BYTES : layout.records_start].copy()  # (N,)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from templar_pl.protocol.elias_fano import MAX_BOUND, IndexCode, IndexCodeError, decode_indices, encode_indices
+from templar_pl.compression.elias_fano import MAX_BOUND, IndexCode, IndexCodeError, decode_indices, encode_indices
 from tests.protocol.samples import slow_indices
 
 MIB = 2**20

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from templar_pl.compression.grid import ChunkGrid, chunk_grid
+from templar_pl.compression.section import SectionError, decode_section, encode_section, section_bytes
 from templar_pl.compression.sparse import SparseChunks
-from templar_pl.protocol.section import SectionError, decode_section, encode_section, section_bytes
 from tests.protocol.samples import assert_same, chunks_of, grids, make_chunks, slow_section
 
 

@@ -1,0 +1,245 @@
+"""How fast is compression, against the published reference scheme and against this machine's limits?
+
+    python benchmarks/compression.py [--quick] [--rounds 5] [--json out.json]
+
+All schemes take turns within one run, so that a busy machine slows all of them. `send` is momentum, DCT, top-k, values,
+index coding and residual, from gradients to bytes; `receive_P` is from the bytes of P peers, checked, to the sign
+update of every parameter. The reference sends int64 indices and fp32 values as they are, and checks nothing.
+The gradients of `send` are taken as checked.
+
+Keys of the JSON file:
+    machine.cpu                      name of the processor
+    machine.threads.T                limits with T threads: `bytes_per_s` (read + written by a large copy), `flop_per_s`
+                                     (of a large fp32 matrix product)
+    scopes.S.parameters, .chunks     elements and chunks of scope S (see `model_shapes.py`)
+    scopes.S.threads.T.O.X           operation O (`send`, `receive_1`, `receive_16`) by scheme X (`reference`, `torch`,
+                                     `native` if it is built):
+        median_s, least_s            seconds
+        times_faster                 median of the reference / median
+        share_of_limit               time that the bytes and operations of a fast transform need at the machine's
+                                     limits / median; below 1
+    scopes.S.extra_bytes.O.X         growth of the peak resident memory during one operation, with one thread; without
+                                     gradients, momentum and received bytes, with what is sent or returned
+    bytes_per_chunk.X                of a 64 x 64 chunk at k = 32
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a script, its folder is on the path, not its parent
+
+from benchmarks.memory import extra_bytes
+from benchmarks.model_shapes import SCOPES
+from benchmarks.reference import ReferenceCodec, ReferencePayload
+from templar_pl.compression import Body, MomentumCodec, decode_body, dequantise, encode_body, native_fault
+from templar_pl.config import CompressionConfig
+
+PEERS = (1, 16)
+LR = 4e-4
+BUTTERFLY_FLOP = 2 * 2 * 64 * (32 * 32 + 16 * 16 + 8 * 8 + 8 * 8)  # of a 64 x 64 transform with three even/odd splits
+SEND_BYTES, RECEIVE_BYTES = 12, 4  # an element: read the gradient, read and write the momentum; write the update
+QUICK_SCOPE = "layer_150m"
+
+
+class Scheme(Protocol):
+    """One way to compress."""
+
+    def send(self) -> object:
+        """Turn gradients into what travels."""
+        ...
+
+    def receive(self, num_peers: int) -> object:
+        """Turn what so many peers sent into an update."""
+        ...
+
+
+class Reference(Scheme):
+    """The published scheme."""
+
+    def __init__(self, gradients: dict[str, Tensor], bodies: list[Body]) -> None:
+        self._gradients = gradients
+        self._codec = ReferenceCodec({name: tuple(g.shape) for name, g in gradients.items()})
+        self._received = [_as_reference(body) for body in bodies]
+
+    def send(self) -> object:
+        """Send."""
+        return self._codec.send(self._gradients, LR)
+
+    def receive(self, num_peers: int) -> object:
+        """Receive."""
+        return self._codec.receive(self._received[:num_peers])
+
+
+class Ours(Scheme):
+    """The package's codec with one backend. The update goes where the gradient was, as it does in training."""
+
+    def __init__(self, backend: str, gradients: dict[str, Tensor], bodies: list[Body]) -> None:
+        self._gradients = gradients
+        self._codec = new_codec(gradients, backend)
+        self._out = {name: torch.empty_like(gradient) for name, gradient in gradients.items()}
+        self._received = [bytes(body.data) for body in bodies]
+        self._lr = dict.fromkeys(gradients, LR)
+
+    def send(self) -> object:
+        """Send."""
+        return encode_body(self._codec.send_(self._gradients, self._lr), self._codec.grids).data
+
+    def receive(self, num_peers: int) -> object:
+        """Check and receive."""
+        bodies = [
+            decode_body(data, self._codec.grids, backend=self._codec.backend) for data in self._received[:num_peers]
+        ]
+        return self._codec.update(bodies, out=self._out)
+
+
+def new_codec(gradients: Mapping[str, Tensor], backend: str) -> MomentumCodec:
+    """Return a codec for these parameters with the default numbers."""
+    shapes = {name: tuple(gradient.shape) for name, gradient in gradients.items()}
+    return MomentumCodec(shapes, CompressionConfig(), torch.device("cpu"), backend=backend)  # pyright: ignore
+
+
+def _as_reference(body: Body) -> ReferencePayload:
+    """Say the same in the reference's form: chunks in rows, in the order of `ReferenceCodec`."""
+    payload = ReferencePayload({}, {})
+    for name, chunks in body.items():
+        grid = body.grids[name]
+        lead = (grid.num_chunks,) if grid.is_vector else (grid.chunk_rows, grid.chunk_columns)
+        payload.indices[name] = chunks.indices.long().view(*lead, grid.topk)
+        payload.values[name] = dequantise(chunks).view(*lead, grid.topk)
+    return payload
+
+
+def received_bodies(gradients: Mapping[str, Tensor], backend: str, count: int) -> list[Body]:
+    """Return what peers send that have had one random gradient each."""
+    lr, bodies = dict.fromkeys(gradients, LR), []
+    for _ in range(count):
+        codec = new_codec(gradients, backend)
+        bodies.append(
+            encode_body(codec.send_({n: torch.randn(g.shape) for n, g in gradients.items()}, lr), codec.grids)
+        )
+    return bodies
+
+
+def median_times(operations: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each operation in each round, in turns, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in operations}
+    for number in range(rounds + 1):
+        for name, operation in operations.items():
+            start = time.perf_counter()
+            operation()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def machine_limits() -> dict[str, float]:
+    """Measure what memory and arithmetic of this machine can do with the threads that are set."""
+    source, target = torch.ones(2**26), torch.zeros(2**26)
+    matrix = torch.randn(1536, 1536)
+    seconds = median_times({"copy": lambda: target.copy_(source), "product": lambda: matrix @ matrix}, 5)
+    return {
+        "bytes_per_s": 2 * 4 * source.numel() / min(seconds["copy"]),
+        "flop_per_s": 2 * 1536**3 / min(seconds["product"]),
+    }
+
+
+def limit_s(operation: str, parameters: int, chunks: int, limits: Mapping[str, float]) -> float:
+    """Return the seconds that an operation needs at the machine's limits, the slower of memory and arithmetic."""
+    num_bytes = (SEND_BYTES if operation == "send" else RECEIVE_BYTES) * parameters
+    return max(num_bytes / limits["bytes_per_s"], chunks * BUTTERFLY_FLOP / limits["flop_per_s"])
+
+
+def operations_of(schemes: Mapping[str, Scheme]) -> dict[str, dict[str, Callable[[], object]]]:
+    """Return operation -> scheme -> what to call."""
+    operations: dict[str, dict[str, Callable[[], object]]] = {"send": {n: s.send for n, s in schemes.items()}}
+    for peers in PEERS:
+        operations[f"receive_{peers}"] = {n: lambda s=s, p=peers: s.receive(p) for n, s in schemes.items()}
+    return operations
+
+
+def measure_scope(shapes: Mapping[str, tuple[int, ...]], machine: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Measure all operations of all schemes on one set of parameters."""
+    gradients = {name: torch.randn(shape) for name, shape in shapes.items()}
+    backends = ["torch"] if native_fault() else ["torch", "native"]
+    bodies = received_bodies(gradients, backends[-1], max(PEERS))
+    schemes: dict[str, Scheme] = {"reference": Reference(gradients, bodies)}
+    schemes |= {backend: Ours(backend, gradients, bodies) for backend in backends}
+    parameters = sum(g.numel() for g in gradients.values())
+    chunks = sum(grid.num_chunks for grid in bodies[0].grids.values())
+    operations, timed = operations_of(schemes), {}
+    for threads, limits in machine["threads"].items():
+        torch.set_num_threads(int(threads))
+        timed[threads] = {}
+        for operation, calls in operations.items():
+            seconds = median_times(calls, rounds)
+            reference = statistics.median(seconds["reference"])
+            timed[threads][operation] = {
+                scheme: {
+                    "median_s": (median := statistics.median(all_s)),
+                    "least_s": min(all_s),
+                    "times_faster": reference / median,
+                    "share_of_limit": limit_s(operation, parameters, chunks, limits) / median,
+                }
+                for scheme, all_s in seconds.items()
+            }
+    torch.set_num_threads(1)
+    extra = {o: {scheme: extra_bytes(call) for scheme, call in calls.items()} for o, calls in operations.items()}
+    return {"parameters": parameters, "chunks": chunks, "threads": timed, "extra_bytes": extra}
+
+
+def show(scope: str, result: Mapping[str, Any]) -> None:
+    """Print the table of one scope."""
+    print(f"\n{scope}: {result['parameters'] / 1e6:.1f} M parameters, {result['chunks']} chunks")
+    print("threads  operation     scheme  median ms   times of limit extra MB")
+    for threads, operations in result["threads"].items():
+        for operation, schemes in operations.items():
+            for scheme, got in schemes.items():
+                extra = result["extra_bytes"][operation][scheme] / 1e6
+                print(
+                    f"{threads:>7} {operation:>10} {scheme:>10} {got['median_s'] * 1e3:>10.1f} "
+                    f"{got['times_faster']:>7.2f} {got['share_of_limit']:>8.2f} {extra:>8.1f}"
+                )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--quick", action="store_true", help="a few seconds: one layer, two rounds")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each operation is measured")
+    parser.add_argument("--scopes", nargs="+", choices=list(SCOPES), default=list(SCOPES), help="what to measure")
+    arguments = parser.parse_args()
+    scopes, rounds = ([QUICK_SCOPE], 2) if arguments.quick else (arguments.scopes, arguments.rounds)
+    torch.manual_seed(0)
+    machine: dict[str, Any] = {"cpu": platform.processor() or platform.machine(), "threads": {}}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        machine["threads"][str(threads)] = machine_limits()
+    print(json.dumps(machine))
+    if fault := native_fault():
+        print(f"native is not measured: {fault}")
+    results: dict[str, Any] = {}
+    for scope in scopes:
+        results[scope] = measure_scope(SCOPES[scope], machine, rounds)
+        show(scope, results[scope])
+    chunk_bytes = {"reference": 32 * 12, "torch": 41, "native": 41}
+    print(f"\nbytes a 64 x 64 chunk: {chunk_bytes}")
+    if arguments.json:
+        report = {"machine": machine, "scopes": results, "bytes_per_chunk": chunk_bytes}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
