@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 SLICE_S = 1.0
 """Seconds until a wait looks up."""
 
+GRACE_S = 15.0
+"""Seconds that a window which is about to close is waited for even if the process should end: a window that is sent but
+not applied cannot be saved, and would have to be trained again."""
+
 # What may still differ from node to node although the hash of the payload is agreed; everything else that is
 # wrong with a payload is in its bytes, so that all nodes leave it out alike.
 NOT_OBTAINED = frozenset({Fault.MISSING, Fault.EARLY, Fault.LATE, Fault.SIZE, Fault.HASH})
@@ -66,7 +70,7 @@ class Limits:
     """Payloads applied in one window at most; 1..512."""
 
     check_interrupt: Callable[[], None]
-    """Asked at least once a second while waiting; raises what should end the wait."""
+    """Asked once a second while waiting for longer than GRACE_S; raises what should end the wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +220,8 @@ class RoundTrip:
         start = time.monotonic()
         warn_at = start + self._limits.timeout_s
         while True:
-            self._limits.check_interrupt()
+            if time.monotonic() - start > GRACE_S:
+                self._limits.check_interrupt()
             left_s = start + self._limits.patience_s - time.monotonic()
             try:
                 return self._agreement.settle(window, max(0.0, min(SLICE_S, left_s)))

@@ -67,7 +67,7 @@ class WindowCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what is applied, if parameters and momentum belong together at this moment."""
         session = _session(trainer)
-        if session is not None and session.at_boundary and session.run.applied > 0:
+        if session is not None and session.run.at_boundary and session.run.applied > 0:
             self._save(trainer, session)
 
     def on_train_batch_end(

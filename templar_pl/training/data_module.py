@@ -88,6 +88,8 @@ class TemplarDataModule(LightningDataModule):
             self._training,
             batch_size=self._config.batch_size,
             num_workers=self._num_workers,
+            # A forked worker would inherit the locks that a background thread of this process holds at that moment.
+            multiprocessing_context="spawn" if self._num_workers else None,
             persistent_workers=self._num_workers > 0,  # their background thread lives from window to window
             timeout=WORKER_TIMEOUT_S if self._num_workers > 0 else 0,
         )

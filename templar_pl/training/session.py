@@ -65,9 +65,6 @@ class Session:
         self.report: WindowReport | None = None
         """The last window applied by training; None before the first."""
 
-        self.at_boundary = True
-        """Whether parameters and momentum belong to the same window; only then they may be saved."""
-
         self.buffers_at_start: dict[str, Tensor] = {}
         """The buffers as they were when the window in training began; empty outside of a window."""
 
@@ -83,9 +80,8 @@ class Session:
         from run, uid and window, so that it can be trained again.
         """
         if self._begun is None or self.tally.batches > 0:
-            self.at_boundary = False
             window = self.run.next_to_train(apply, max_applied)
-            self.at_boundary, self.tally = True, Tally()
+            self.tally = Tally()
             self._begun = None if window is None else (self.run.connection.uid, window)
         if self._begun is None:
             return None
@@ -126,7 +122,6 @@ class Session:
         Raises:
             OutOfSyncError: the window cannot be applied.
         """
-        self.at_boundary = False
         self.run.phases.enter(Phase.COMPRESSION)
         parameters_before = fingerprint(self.parameters)
         gradients = self._gradients()
@@ -155,7 +150,7 @@ class Session:
         window, rebuilt = self.run.window, self.run.rebuilds is not None
         self.run.total_tokens += self.tally.tokens
         self.run.finish()
-        self.at_boundary, self.buffers_at_start, self._begun = True, {}, None
+        self.buffers_at_start, self._begun = {}, None
         collected, own = exchanged.collected, exchanged.own
         self.report = WindowReport(
             window=window,

@@ -53,6 +53,9 @@ class WindowRun:
         self.phases = PhaseClock()
         self.applied = 0
         self._codec, self.digest, self._rebuild_windows = codec, digest, rebuild_windows
+        self.at_boundary = True
+        """Whether parameters and momentum belong to the same window; only then they may be saved."""
+
         self.total_tokens = 0
         """Tokens this node has trained on since the run began, those of windows trained again counted once."""
 
@@ -184,6 +187,7 @@ class WindowRun:
             StoreError: the put failed; the momentum keeps everything.
             ChainError: the window was closed without this node; the momentum keeps everything.
         """
+        self.at_boundary = False
         self.phases.enter(Phase.COMPRESSION)
         chunks = self._codec.send_(gradients, lr)
         self._momentum_at = self.applied + 1
@@ -218,6 +222,7 @@ class WindowRun:
         """Count the window as applied; old payloads may go."""
         window = self.window
         self.applied += 1
+        self.at_boundary = True
         if self._retention is not None:
             self._retention.request(window)
 
@@ -247,7 +252,6 @@ class WindowRun:
     def _wait_for_uploads(self) -> None:
         """Wait until payloads of the window may land: where windows end by the clock, not before it is over."""
         while not math.isinf(left := self.seconds_left()) and left > 0:
-            self._check_interrupt()
             threading.Event().wait(min(left, SLICE_S))
 
     def _register(self, uids: Collection[Uid]) -> Mapping[Uid, Peer]:
@@ -302,6 +306,7 @@ class WindowRun:
 
     def _replay(self, settlement: Settlement, apply: Apply) -> None:
         collected = self.round_trip.collect(settlement.window)
+        self.at_boundary = False
         apply(self.round_trip.update(collected))
         self.finish()
         log.info("window %d: caught up from %d payload(s)", settlement.window, len(collected.payloads))

@@ -115,7 +115,9 @@ def test_without_a_window_it_stands_at_the_first_window_of_the_first_uid(pages: 
 def test_workers_give_the_same_batches_in_the_same_order_in_every_window(pages: PageSet) -> None:
     alone, shared = dataset_of(pages), dataset_of(pages)
     one = DataLoader(alone, batch_size=4)
-    two = DataLoader(shared, batch_size=4, num_workers=2, persistent_workers=True, timeout=60)
+    two = DataLoader(
+        shared, batch_size=4, num_workers=2, persistent_workers=True, timeout=120, multiprocessing_context="spawn"
+    )
     for uid, window in [(1, 0), (1, 1), (2, 5)]:
         alone.begin_window(Uid(uid), Window(window))
         shared.begin_window(Uid(uid), Window(window))

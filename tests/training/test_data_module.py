@@ -77,19 +77,23 @@ def test_validation_is_the_held_out_pages_with_their_bytes(data: TemplarDataModu
     data.teardown("validate")
 
 
-def test_teardown_closes_the_windows_and_the_files(data: TemplarDataModule) -> None:
+def open_parquet_files(folder: Path) -> list[str]:
+    """Return the parquet files below a folder that this process has open."""
+    names = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [name for name in names if name.startswith(str(folder)) and name.endswith(".parquet")]
+
+
+def test_teardown_closes_the_windows_and_the_files(data: TemplarDataModule, tmp_path: Path) -> None:
     data.setup("fit")
     sequences = iter(data.train_dataloader().dataset)  # type: ignore[call-overload]  # it is iterable
     next(sequences)
-    open_files = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    assert any(name.endswith(".parquet") for name in open_files)
+    assert open_parquet_files(tmp_path)
 
     data.teardown("fit")
 
     with pytest.raises(RuntimeError, match="went on after it was closed"):
         next(sequences)
-    open_files = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-    assert not any(name.endswith(".parquet") for name in open_files)
+    assert not open_parquet_files(tmp_path)
 
 
 def test_prompts_are_the_lines_of_the_file(data: TemplarDataModule) -> None:
