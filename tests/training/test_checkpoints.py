@@ -47,6 +47,11 @@ def test_a_checkpoint_loads_without_running_code(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "checkpoints" / "window-000000002.ckpt", weights_only=True)
 
     assert state["optimizer_states"][0]["templar"]["applied"] == 2
+    assert (
+        state["epoch"] == state["global_step"] == 2
+    )  # at the start of a window, although a hook inside of one saved it
+    current = state["loops"]["fit_loop"]["epoch_progress"]["current"]
+    assert set(current.values()) == {2}
 
 
 def equal_states(left: ConvClassifier, right: ConvClassifier) -> bool:
@@ -61,6 +66,27 @@ def test_a_run_in_two_parts_is_equal_to_one_in_one_part(tmp_path: Path) -> None:
     resumed = fit(tmp_path / "parts", 6)
 
     assert equal_states(whole, resumed)  # the statistics of its batch norm included
+
+
+def fit_by_chance(folder: Path, windows: int) -> list[torch.Tensor]:
+    """Train with dropout, shuffled, two batches a window of the four there are; return the parameters."""
+    module = ConvClassifier()
+    module.net.insert(3, torch.nn.Dropout(0.5))
+    torch.rand(windows)  # what the program drew before is another thing each time
+    checkpoint = WindowCheckpoint(str(folder / "checkpoints"), every_n_windows=2)
+    strategy = local_strategy(folder / "runs")
+    trainer = quiet_trainer(strategy, windows, checkpoint, enable_checkpointing=True, limit_train_batches=2)
+    trainer.fit(module, stripes(64, 16, shuffle=True), ckpt_path="last")
+    return [p.detach() for p in module.parameters()]
+
+
+def test_what_is_drawn_by_chance_is_drawn_again_by_a_resumed_run(tmp_path: Path) -> None:
+    whole = fit_by_chance(tmp_path / "whole", 6)
+    fit_by_chance(tmp_path / "parts", 3)
+
+    resumed = fit_by_chance(tmp_path / "parts", 6)
+
+    assert all(torch.equal(p, q) for p, q in zip(whole, resumed, strict=True))
 
 
 class StopInTheMiddle(Callback):
