@@ -99,9 +99,10 @@ class ExchangeMixin(Strategy):
             return
         refuse_unsuitable(trainer)
         trainer.accumulate_grad_batches = WHOLE_WINDOW
-        if trainer.limit_train_batches != 0:
+        self._limit = trainer.limit_train_batches
+        if self._limit != 0:
             # Lightning would take a limit for the length of the loader, and never step if a window has fewer batches.
-            self._limit, trainer.limit_train_batches = trainer.limit_train_batches, 1.0
+            trainer.limit_train_batches = 1.0
         self._trainer, self._loader, self._place = trainer, None, BEFORE_FIRST
         if self.session is None or self._fitted is not self.lightning_module:
             self.session, self._fitted = self._new_session(), self.lightning_module

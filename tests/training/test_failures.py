@@ -145,11 +145,12 @@ def test_a_trainer_that_fits_again_goes_on_in_the_run(tmp_path: Path) -> None:
 
 
 def test_no_training_batches_means_no_training(tmp_path: Path) -> None:
-    module = ConvClassifier()
+    module, trainer = ConvClassifier(), quiet_trainer(local_strategy(tmp_path), 2, limit_train_batches=0)
 
-    quiet_trainer(local_strategy(tmp_path), 2, limit_train_batches=0).fit(module, stripes())
+    trainer.fit(module, stripes())
 
     assert not module.losses
+    assert trainer.limit_train_batches == 0
 
 
 def test_several_training_loaders_are_refused(tmp_path: Path) -> None:
