@@ -125,7 +125,7 @@ class RoundTrip:
         """Store the parts.
 
         Args:
-            codec: momentum of all parameters; changed by `compress` and `put`.
+            codec: momentum of all parameters; `put` gives it back what was not published.
             identity: who signs.
             buckets: the own bucket and those of peers.
             agreement: what each window consists of.
@@ -140,10 +140,6 @@ class RoundTrip:
     def payload_size(self) -> int:
         """Bytes of every payload of this run."""
         return self._size
-
-    def compress(self, window: Window, training: Training) -> Outgoing:
-        """Take the largest coefficients out of the momentum and sign them."""
-        return self.encode(window, training, self._codec.compress_())
 
     def encode(self, window: Window, training: Training, chunks: Mapping[str, SparseChunks]) -> Outgoing:
         """Sign what the codec took out of the momentum just now."""
@@ -171,8 +167,8 @@ class RoundTrip:
             What is published: the given payload or the earlier one.
 
         Raises:
-            StoreError: the put failed until the deadline; the momentum is as before `compress`.
-            ChainError: the window was closed without this node; the momentum is as before `compress`.
+            StoreError: the put failed until the deadline; the momentum is as before it was compressed.
+            ChainError: the window was closed without this node; the momentum is as before it was compressed.
         """
         key = payload_key(self._identity.run, outgoing.window, self._identity.uid)
         deadline = time.monotonic() + self._limits.timeout_s

@@ -45,7 +45,7 @@ class Node:
     def send(self, window: Window = FIRST) -> Outgoing:
         """Compress and publish."""
         training = Training(pages=bytes(32), fingerprint=bytes(32), loss=1.0, batches=1, tokens=10)
-        return self.round_trip.put(self.round_trip.compress(window, training), is_open=True)
+        return self.round_trip.put(self.round_trip.encode(window, training, self.codec.compress_()), is_open=True)
 
     def object_path(self, folder: Path, window: Window = FIRST) -> Path:
         """Return the file of the own payload."""
@@ -219,7 +219,8 @@ def test_an_agreed_payload_that_is_malformed_is_skipped_with_its_reason(tmp_path
     for seed, node in enumerate((alice, bob)):
         node.train(seed)
     own = alice.send()
-    forged = bob.round_trip.compress(Window(5), Training(bytes(32), bytes(32), 1.0, 1, 10))  # of another window
+    training = Training(bytes(32), bytes(32), 1.0, 1, 10)
+    forged = bob.round_trip.encode(Window(5), training, bob.codec.compress_())  # of another window
     key = payload_key("run", FIRST, bob.identity.uid)
     bob.buckets.own().put(key, forged.data)
     bob.chain.agreement.announce(FIRST, hashlib.sha256(forged.data).digest())
