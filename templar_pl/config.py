@@ -114,16 +114,17 @@ class CompressionConfig:
     combine: Literal["mean", "sum"] = "mean"
     """How the payloads' coefficients meet: the mean over those who sent a coefficient, or their sum."""
 
-    equalise: Literal["norm", "none"] = "norm"
-    """`norm` gives each payload the same L2 norm in every parameter before they meet; `none` takes them as they are."""
+    equalise: Literal["norm", "clip", "none"] = "norm"
+    """`norm` gives each payload the same L2 norm in every parameter before they meet; `clip` only brings those above
+    the median norm down to it; `none` takes them as they are."""
 
     def __post_init__(self) -> None:
         _check(self, chunk_size=(1, MAX_CHUNK_SIZE), momentum_decay=(0, 1))
         _check(self, topk=(1, self.chunk_size**2))
         if self.combine not in ("mean", "sum"):
             raise ConfigError(f"combine must be mean or sum, got {self.combine!r}")
-        if self.equalise not in ("norm", "none"):
-            raise ConfigError(f"equalise must be norm or none, got {self.equalise!r}")
+        if self.equalise not in ("norm", "clip", "none"):
+            raise ConfigError(f"equalise must be norm, clip or none, got {self.equalise!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,11 @@ from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks
 from templar_pl.compression.tables import eighth_mantissas, quarter_mantissas, scale_table
 from templar_pl.config import MAX_PEERS
 
+Equalise = Literal["norm", "clip", "none"]
+
+CLIP_ORIGIN = 2048
+"""What is added to a log scale, so that it is never negative: bases start at -2048."""
+
 _FAR_BELOW = -(2**20)  # log scale of a chunk that sends nothing; real ones are in -2048..2302
 
 
@@ -51,34 +56,68 @@ def plain_scales(codes: Tensor, bases: Tensor) -> SharedScales:
 def equalised_scales(codes: Tensor, counts: Tensor) -> SharedScales:
     """Bring the payloads' scales onto one integer scale per chunk, each payload divided by its L2 norm.
 
-    The bases of the codes cancel in that division. A scale 2**(e / 8) times a weight m * 2**-x is
-    m * M8[e % 8] * 2**(e // 8 - x - 14), rounded to a multiple of 2**g with g the largest e // 8 - x of the chunk. The
-    weight is 2**-15 / norm, so the multiples count in units of 2**(g + 15).
+    The bases of the codes cancel in that division.
 
     Args:
         codes: (P, N) uint8 log scales.
         counts: (P, N) int16 coefficients sent.
     """
-    mantissas, exponents = zip(*(_inverse_norm(c, n) for c, n in zip(codes, counts, strict=True)), strict=True)
-    device = codes.device
-    is_sent = codes != EMPTY_CODE
-    octaves = torch.where(is_sent, codes.long() // 8 - torch.tensor(exponents, device=device)[:, None], _FAR_BELOW)
+    weights = [inverse_norm(square) for square in _squares(codes.long(), counts)]
+    # The weight is 2**-15 / norm.
+    return _weighted_scales(codes.long(), codes != EMPTY_CODE, weights, unit_eighths=8 * 15)
+
+
+def clipped_scales(codes: Tensor, bases: Tensor, counts: Tensor) -> SharedScales:
+    """Bring the payloads' scales onto one integer scale per chunk, payloads louder than the median made as loud as it.
+
+    Args:
+        codes: (P, N) uint8 log scales.
+        bases: (P,) int64 offsets of the codes.
+        counts: (P, N) int16 coefficients sent.
+    """
+    squares = _squares(codes + (bases % 4)[:, None], counts)
+    scales = codes + (bases + CLIP_ORIGIN)[:, None]  # (P, N)
+    weights = clip_weights(squares, bases.tolist())
+    return _weighted_scales(scales, codes != EMPTY_CODE, weights, unit_eighths=-CLIP_ORIGIN)
+
+
+def _weighted_scales(
+    scales: Tensor, is_sent: Tensor, weights: Sequence[tuple[int, int]], *, unit_eighths: int
+) -> SharedScales:
+    """Multiply log scales by a weight per payload, and bring them onto one integer scale per chunk.
+
+    A scale 2**(e / 8) times a weight m * 2**-x is m * M8[e % 8] * 2**(e // 8 - x - 14), rounded to a multiple of 2**g
+    with g the largest e // 8 - x of the chunk.
+
+    Args:
+        scales: (P, N) int64 log scales e, not negative where something is sent.
+        is_sent: (P, N) bool; whether a payload sends anything in a chunk.
+        weights: m below 2**14 and x of each payload.
+        unit_eighths: log scale of what is 1 in these units.
+    """
+    mantissas, exponents = (torch.tensor(part, device=scales.device)[:, None] for part in zip(*weights, strict=True))
+    octaves = torch.where(is_sent, scales // 8 - exponents, _FAR_BELOW)
     largest = octaves.amax(0)  # (N,)
-    products = (
-        torch.tensor(mantissas, device=device)[:, None]
-        * torch.tensor(eighth_mantissas(), device=device)[codes.long() % 8]
-    )  # (P, N), below 2**29
+    # Below 2**14 * 2**14.88, so a quotient by 2**14 or more is below 2**15.
+    products = mantissas * torch.tensor(eighth_mantissas(), device=scales.device)[scales % 8]  # (P, N)
     shifts = (14 + largest - octaves).clamp(max=40)  # 2**29 shifted by 40 is 0
     integers = (_shift_to_nearest(products, shifts) * is_sent).to(torch.float32)
-    return SharedScales(integers, torch.where(is_sent.any(0), 8 * (largest + 15), 0).to(torch.int32))
+    return SharedScales(integers, torch.where(is_sent.any(0), 8 * largest + unit_eighths, 0).to(torch.int32))
 
 
-def _inverse_norm(codes: Tensor, counts: Tensor) -> tuple[int, int]:
-    """Return the weight of one payload, as `inverse_norm` does."""
-    histogram = torch.zeros(256, dtype=torch.int64, device=codes.device)
-    histogram.index_add_(0, codes.long(), counts.long())  # coefficients sent with each code
-    mantissas = quarter_mantissas()
-    return inverse_norm(sum(n * (mantissas[e % 4] << (e // 4)) for e, n in enumerate(histogram.tolist())))
+def _squares(scales: Tensor, counts: Tensor) -> list[int]:
+    """Return of each payload the sum of 2**(e / 4) over its coefficients, times 2**30, in integers.
+
+    Args:
+        scales: (P, N) log scales e, not negative.
+        counts: (P, N) coefficients with each.
+    """
+    mantissas, squares = quarter_mantissas(), []
+    for row, numbers in zip(scales, counts, strict=True):
+        histogram = torch.zeros(512, dtype=torch.int64, device=scales.device)
+        histogram.index_add_(0, row, numbers.long())
+        squares.append(sum(n * (mantissas[e % 4] << (e // 4)) for e, n in enumerate(histogram.tolist())))
+    return squares
 
 
 def inverse_norm(square: int) -> tuple[int, int]:
@@ -94,6 +133,35 @@ def inverse_norm(square: int) -> tuple[int, int]:
     return inverse >> surplus, 236 - surplus
 
 
+def clip_weights(squares: Sequence[int], bases: Sequence[int]) -> list[tuple[int, int]]:
+    """Return m and x of each payload of one parameter, such that m * 2**-x times its norm is at most the median norm.
+
+    m * 2**-x is 1 for payloads at or below the median, and never more. m is in 2**13..2**14 - 1. The median is the
+    lower one of the payloads that send anything; those that do not have m = x = 0.
+
+    Args:
+        squares: of each payload, the sum of the squares of what it sends, times 2**30, in the integers M4, at the log
+            scales code + base % 4 instead of code + base.
+        bases: of each payload; -CLIP_ORIGIN or more.
+    """
+    norms = [square << ((base + CLIP_ORIGIN) // 4) for square, base in zip(squares, bases, strict=True)]
+    sending = sorted(norm for norm in norms if norm)
+    if not sending:
+        return [(0, 0)] * len(norms)
+    median = sending[(len(sending) - 1) // 2]
+    return [_clip_weight(median, norm) if norm else (0, 0) for norm in norms]
+
+
+def _clip_weight(median: int, norm: int) -> tuple[int, int]:
+    """Return m and x of one payload, with m * 2**-x just below sqrt(median / norm), or 1 if that is more."""
+    if norm <= median:
+        return 1 << 13, 13
+    # The root has far more than 14 bits: log scales differ by less than 4400, so squares by 2**1100 times the elements.
+    root = math.isqrt((median << 2400) // norm)
+    surplus = root.bit_length() - 14
+    return root >> surplus, 1200 - surplus
+
+
 def _shift_to_nearest(integers: Tensor, shifts: Tensor) -> Tensor:
     """Divide int64 integers, not negative, by 2**shifts (1..40); halves go to the even integer."""
     quotients = integers >> shifts
@@ -103,14 +171,14 @@ def _shift_to_nearest(integers: Tensor, shifts: Tensor) -> Tensor:
     return quotients + is_up
 
 
-def shared_scales(
-    payloads: Sequence[SparseChunks], *, equalise: Literal["norm", "none"], device: torch.device
-) -> SharedScales:
+def shared_scales(payloads: Sequence[SparseChunks], *, equalise: Equalise, device: torch.device) -> SharedScales:
     """Bring the scales of payloads, at least one, onto one integer scale per chunk; see `combine`."""
     codes = torch.stack([sparse.codes for sparse in payloads]).to(device)
-    if equalise == "norm":
-        return equalised_scales(codes, torch.stack([sparse.counts for sparse in payloads]).to(device))
-    return plain_scales(codes, torch.tensor([sparse.base for sparse in payloads], device=device))
+    bases = torch.tensor([sparse.base for sparse in payloads], device=device)
+    if equalise == "none":
+        return plain_scales(codes, bases)
+    counts = torch.stack([sparse.counts for sparse in payloads]).to(device)
+    return equalised_scales(codes, counts) if equalise == "norm" else clipped_scales(codes, bases, counts)
 
 
 def add_payloads(payloads: Sequence[SparseChunks], scales: SharedScales, grid: ChunkGrid, rule: str) -> Tensor:
@@ -151,7 +219,7 @@ def combine(
     grid: ChunkGrid,
     *,
     rule: Literal["mean", "sum"],
-    equalise: Literal["norm", "none"],
+    equalise: Equalise,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> ExactUpdate:
@@ -161,7 +229,8 @@ def combine(
         payloads: what each peer sent for this parameter; 0..MAX_PEERS of them, on any device.
         grid: how the parameter is cut.
         rule: `mean` over the payloads that sent a coefficient, or `sum`.
-        equalise: `norm` divides each payload by its L2 norm in this parameter first, `none` does not.
+        equalise: `norm` divides each payload by its L2 norm in this parameter first; `clip` brings those that are
+            louder than the median payload down to it; `none` takes them as they are.
         device: where to compute.
         dtype: float32 or float64, of the matrix products; the result is the same.
 

@@ -36,8 +36,19 @@ def native_fault() -> str:
         return str(error)
 
 
-def is_native(backend: Backend, device: torch.device, dtype: torch.dtype) -> bool:
+def missing_option(config: CompressionConfig) -> str:
+    """Return the setting that the compiled library does not know, as `name: value`; empty if it knows all."""
+    return "equalise: clip" if config.equalise == "clip" else ""
+
+
+def is_native(backend: Backend, device: torch.device, dtype: torch.dtype, *, missing: str = "") -> bool:
     """Return whether the compiled library computes.
+
+    Args:
+        backend: what was asked for.
+        device: where to compute.
+        dtype: of the matrix products.
+        missing: a setting that the library does not know, if there is one.
 
     Raises:
         ValueError: native was asked for where it cannot work, or the backend is unknown.
@@ -47,9 +58,11 @@ def is_native(backend: Backend, device: torch.device, dtype: torch.dtype) -> boo
         raise ValueError(f"backend must be auto, native or torch, got {backend!r}")
     if backend == "torch":
         return False
-    can_work = device.type == "cpu" and dtype == torch.float32
+    can_work = device.type == "cpu" and dtype == torch.float32 and not missing
     if backend == "auto":
         return can_work and not native_fault()
+    if missing:
+        raise ValueError(f"the native backend does not know `{missing}`: use the backend torch or auto")
     if not can_work:
         raise ValueError(f"the native backend works on the CPU in torch.float32, not on {device} in {dtype}")
     if fault := native_fault():

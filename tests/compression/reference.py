@@ -129,6 +129,27 @@ def weight(payload: SlowPayload) -> tuple[int, int]:
     return inverse >> shift, 236 - shift
 
 
+def absolute_square(payload: SlowPayload) -> int:
+    """Return the sum of the squares of a payload, from log scale -2048 on, times 2**30."""
+    square = 0
+    for sent, code in zip(payload.sent, payload.codes, strict=True):
+        exponent = payload.base + code + 2048
+        square += len(sent) * (round(2**30 * 2 ** ((exponent & 3) / 4)) << (exponent >> 2))
+    return square
+
+
+def clip_weight(payloads: list[SlowPayload], number: int) -> tuple[int, int]:
+    """Return mantissa and exponent of the weight that brings a payload down to the median."""
+    squares = [absolute_square(payload) for payload in payloads]
+    sending = sorted(square for square in squares if square)
+    median = sending[(len(sending) - 1) // 2]
+    if squares[number] <= median:
+        return 2**13, 13
+    root = math.isqrt(2**2400 * median // squares[number])
+    digits = bin(root)[2:]
+    return int(digits[:14], 2), 1200 - (len(digits) - 14)
+
+
 def chunk_scales(payloads: list[SlowPayload], chunk: int, equalise: str) -> tuple[list[int], int]:
     """Return the integer scale of every payload in one chunk, 0 if it sends nothing, and their log scale in eighths."""
     senders = [q for q, payload in enumerate(payloads) if payload.codes[chunk]]
@@ -142,13 +163,15 @@ def chunk_scales(payloads: list[SlowPayload], chunk: int, equalise: str) -> tupl
             distance = top - absolute[q]
             scales[q] = round(2**15 * 2 ** (-distance / 8)) if distance < 128 else 0
         return scales, top - 120
-    weights = {q: weight(payloads[q]) for q in senders}
-    octaves = {q: (payloads[q].codes[chunk] >> 3) - weights[q][1] for q in senders}
+    is_norm = equalise == "norm"
+    weights = {q: weight(payloads[q]) if is_norm else clip_weight(payloads, q) for q in senders}
+    exponents = {q: payloads[q].codes[chunk] + (0 if is_norm else payloads[q].base + 2048) for q in senders}
+    octaves = {q: (exponents[q] >> 3) - weights[q][1] for q in senders}
     top = max(octaves.values())
     for q in senders:
-        product = weights[q][0] * round(2**14 * 2 ** ((payloads[q].codes[chunk] & 7) / 8))
+        product = weights[q][0] * round(2**14 * 2 ** ((exponents[q] & 7) / 8))
         scales[q] = half_even_shift(product, 14 + top - octaves[q])
-    return scales, 8 * (top + 15)
+    return scales, 8 * top + (120 if is_norm else -2048)
 
 
 def integer_basis(size: int) -> list[list[int]]:
@@ -216,7 +239,12 @@ def ideal_chunks(
     norms = []
     for payload in payloads:
         squares = [len(s) * 4.0 ** ((c + payload.base) / 8) for s, c in zip(payload.sent, payload.codes, strict=True)]
-        norms.append(math.sqrt(sum(squares)) if equalise == "norm" else 1.0)
+        norms.append(math.sqrt(sum(squares)))
+    if equalise == "clip":
+        median = sorted(norm for norm in norms if norm)[(sum(norm > 0 for norm in norms) - 1) // 2]
+        norms = [max(1.0, norm / median) for norm in norms]
+    elif equalise == "none":
+        norms = [1.0] * len(norms)
     chunks = []
     for chunk in range(len(cut(np.zeros(shape), chunk_size))):
         sums, senders = np.zeros(sides[0] * sides[1]), np.zeros(sides[0] * sides[1])

@@ -38,13 +38,14 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "empty": (0, 4),
     "kernel": (6, 3, 5, 2),
 }
-RULES: list[tuple[Literal["mean", "sum"], Literal["norm", "none"]]] = [
+NATIVE_RULES: list[tuple[Literal["mean", "sum"], Literal["norm", "clip", "none"]]] = [
     ("mean", "norm"), ("mean", "none"), ("sum", "norm"), ("sum", "none"),
 ]  # fmt: skip
+RULES = [*NATIVE_RULES, ("mean", "clip"), ("sum", "clip")]
 needs_native = pytest.mark.skipif(bool(native_fault()), reason=native_fault() or "native is there")
 
 
-def codec(backend: Literal["native", "torch", "float64"], **settings: object) -> MomentumCodec:
+def codec(backend: Literal["auto", "native", "torch", "float64"], **settings: object) -> MomentumCodec:
     config = CompressionConfig(**settings)  # pyright: ignore[reportArgumentType]  # a table of mixed types
     if backend == "float64":
         return MomentumCodec(SHAPES, config, CPU, product_dtype=torch.float64)
@@ -85,8 +86,8 @@ def assert_same_update(bodies: list[Body], **settings: object) -> None:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            codecs = [codec("torch", **settings), codec("float64", **settings)]
-            codecs += [] if native_fault() else [codec("native", **settings)]
+            # "auto" is native where it is there and knows the settings.
+            codecs = [codec(backend, **settings) for backend in ("torch", "float64", "auto")]
             updates += [made.update(bodies) for made in codecs]
             updates.append(codecs[-1].update(bodies[::-1]))
         finally:
@@ -127,7 +128,7 @@ def test_real_payloads_mean_the_same_to_all_backends(rule: str, equalise: str, c
 
 
 @needs_native
-@given(SEEDS, st.sampled_from(RULES), st.sampled_from([1, 5, 32, 64]), st.sampled_from([1, 3, 17]))
+@given(SEEDS, st.sampled_from(NATIVE_RULES), st.sampled_from([1, 5, 32, 64]), st.sampled_from([1, 3, 17]))
 def test_native_gives_the_signs_of_python_integers(
     seed: int, rules: tuple[str, str], chunk_size: int, num_payloads: int
 ) -> None:
@@ -247,6 +248,19 @@ def test_an_update_goes_where_it_is_told_to_and_nowhere_else() -> None:
     assert all(update[name].data_ptr() == out[name].data_ptr() for name in SHAPES.keys() - {"low", "square", "empty"})
     assert (out["square"] == 7).all()
     assert all(torch.equal(update[name], wanted) for name, wanted in made.update(bodies).items())
+
+
+@needs_native
+@pytest.mark.parametrize("rules", NATIVE_RULES)
+def test_native_is_chosen_where_it_knows_the_settings(rules: tuple[str, str]) -> None:
+    assert codec("auto", combine=rules[0], equalise=rules[1]).backend == "native"
+
+
+@pytest.mark.parametrize(("name", "value"), [("equalise", "clip")])
+def test_native_is_not_chosen_for_a_setting_it_does_not_know_and_refused_if_asked_for(name: str, value: object) -> None:
+    assert codec("auto", **{name: value}).backend == "torch"
+    with pytest.raises(ValueError, match=f"does not know `{name}: {value}`"):
+        codec("native", **{name: value})
 
 
 def test_a_backend_that_cannot_work_is_refused() -> None:

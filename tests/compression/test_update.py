@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from templar_pl.compression import ChunkGrid, ExactUpdate, check_exact_arithmetic, chunk_grid, combine, sign_of
-from templar_pl.compression.combine import equalised_scales
+from templar_pl.compression.combine import clip_weights, equalised_scales
 from templar_pl.compression.exact import inverse_dct, rescale
 from templar_pl.errors import ConfigError
 from tests.compression import reference
@@ -20,9 +21,9 @@ from tests.compression.reference import SlowPayload
 
 CPU = torch.device("cpu")
 Rule = Literal["mean", "sum"]
-Equalise = Literal["norm", "none"]
+Equalise = Literal["norm", "clip", "none"]
 RULES: tuple[Rule, ...] = ("mean", "sum")
-EQUALISE: tuple[Equalise, ...] = ("norm", "none")
+EQUALISE: tuple[Equalise, ...] = ("norm", "clip", "none")
 SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = st.sampled_from([(), (1,), (7,), (0, 3), (13, 11), (5, 1), (1, 9), (2, 3, 2, 5), (8, 16)])
 
@@ -133,6 +134,52 @@ def test_equalised_payloads_count_alike_whatever_their_loudness() -> None:
     alone = exact([SlowPayload([{5: 1, 6: 1}], [255], 0)], grid, "sum", "norm")
 
     assert torch.equal(both.integers, alone.integers)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_payload_louder_than_the_median_counts_as_one_at_the_median(rule: Rule) -> None:
+    grid = chunk_grid((8, 8), chunk_size=8, topk=2)
+    quiet, middle = SlowPayload([{0: 1, 5: 1}], [255], -16), SlowPayload([{0: -1, 6: 1}], [255], 0)
+    loud, median = (SlowPayload([{1: -1, 6: 1}], [255], base) for base in (800, 0))
+
+    clipped = exact([quiet, loud, middle], grid, rule, "clip")
+
+    wanted = exact([quiet, median, middle], grid, rule, "clip")
+    assert torch.equal(clipped.integers, wanted.integers)
+    assert torch.equal(clipped.eighths, wanted.eighths)
+
+
+def test_clipping_leaves_payloads_below_the_median_as_quiet_as_they_are() -> None:
+    grid = chunk_grid((8, 8), chunk_size=8, topk=1)
+    # The quiet one is two octaves below the others, and silent payloads are no part of the median.
+    payloads = [SlowPayload([{9: 1}], [255], base) for base in (-16, 0, 0)] + [SlowPayload([{}], [0], 0)] * 5
+
+    update = exact(payloads, grid, "sum", "clip")
+
+    alone = [exact([payload], grid, "sum", "none") for payload in payloads[:2]]
+    worth = [u.integers.double() * torch.exp2(u.eighths.double() / 8) for u in (update, *alone)]
+    assert torch.allclose(worth[0], worth[1] + 2 * worth[2], rtol=2e-3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**120), st.integers(-2048, 2047)), min_size=1, max_size=6))
+def test_weights_that_clip_are_the_nearest_below_the_quotient_to_the_median(drawn: list[tuple[int, int]]) -> None:
+    squares, bases = [square for square, _ in drawn], [base for _, base in drawn]
+
+    weights = clip_weights(squares, bases)
+
+    norms = [Fraction(square) * Fraction(2) ** (base // 4) for square, base in drawn]
+    sending = sorted(norm for norm in norms if norm)
+    for norm, (mantissa, exponent) in zip(norms, weights, strict=True):
+        if norm == 0:
+            assert (mantissa, exponent) == (0, 0)
+            continue
+        median = sending[(len(sending) - 1) // 2]
+        assert 2**13 <= mantissa < 2**14
+        if norm <= median:
+            assert Fraction(mantissa) / Fraction(2) ** exponent == 1
+        else:
+            assert Fraction(mantissa) ** 2 / Fraction(4) ** exponent <= median / norm
+            assert median / norm < Fraction(mantissa + 1) ** 2 / Fraction(4) ** exponent
 
 
 @pytest.mark.parametrize("num_sent", range(1, 17))
