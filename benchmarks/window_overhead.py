@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from templar_pl import LlamaModule, LocalNetwork, TemplarDataModule, TemplarStrategy
-from templar_pl.cli import hparams_files
+from templar_pl.command_line import hparams_files
 from templar_pl.config import HParams, LlamaConfig, load_hparams
 from templar_pl.data import PageSetConfig
 

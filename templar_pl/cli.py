@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from templar_pl.chain import LocalChainConfig
+from templar_pl.command_line import EXIT_SETTINGS, EXIT_SIGTERM, EXIT_STOPPED, hparams_files, say_error
 from templar_pl.config import MAX_PEERS, SECTIONS, HParams, load_hparams
 from templar_pl.errors import ConfigError, TemplarError
 from templar_pl.training import (
@@ -41,8 +42,6 @@ from templar_pl.training import (
 )
 
 log = logging.getLogger(__name__)
-
-EXIT_STOPPED, EXIT_SETTINGS, EXIT_SIGTERM = 1, 2, 143
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,10 +208,10 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         TemplarCLI(arguments, console)
     except ConfigError as error:
-        sys.stderr.write(f"error: {error}\n")
+        say_error(error)
         return EXIT_SETTINGS
     except (TemplarError, MisconfigurationException, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        say_error(error)
         return EXIT_STOPPED
     except SIGTERMException:
         log.warning("stopped by SIGTERM; the same command goes on where it stopped")
@@ -223,20 +222,6 @@ def run_command(arguments: Sequence[str]) -> int:
 def checkpoint_dir(network: LocalNetwork) -> Path:
     """Return the folder of a node's checkpoints."""
     return network.node_dir / "checkpoints"
-
-
-def hparams_files(chosen: str | None, *, local: bool) -> list[Path]:
-    """Return the files of numbers to read, later ones laid over earlier ones.
-
-    Args:
-        chosen: path of a file instead of the project's hparams.json.
-        local: whether the numbers of the toy model come on top.
-    """
-    inside = Path(__file__).parent
-    # An installed package carries the files inside; a checkout has them at its root.
-    folder = inside if (inside / "hparams.json").exists() else inside.parent
-    files = [Path(chosen) if chosen else folder / "hparams.json"]
-    return [*files, folder / "hparams.local.json"] if local else files
 
 
 def choose_device(device: str | None, trainer: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from templar_pl.__main__ import main
-from templar_pl.cli import choose_device, hparams_files, run_command
+from templar_pl.cli import choose_device, run_command
+from templar_pl.command_line import hparams_files
 from templar_pl.config import SECTIONS, load_hparams
 from templar_pl.errors import ConfigError
 from tests.end_to_end.node import TINY
