@@ -1,4 +1,4 @@
-"""`python -m templar_pl`: answers `--help` at once, and hands everything else to the command line."""
+"""`python -m templar_pl`: answers `--help` at once, and hands everything else to the command that is named."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ commands
                python -m templar_pl test --config configs/miner.yaml --ckpt_path last
   predict    continue the prompts of a text file, one a line
                python -m templar_pl predict --config configs/miner.yaml --ckpt_path last --data.prompts prompts.txt
+  compress-report
+             what a window costs a model in bytes, seconds and memory, beside fp32 and the entropy bound
+               python -m templar_pl compress-report --model hparams.json
 
-short options, after the command
+short options of the first four, after the command
   --local              the toy model and its numbers instead of the full ones (hparams.local.json)
   --wallet.hotkey NAME the key this node signs with; made on first use on a local chain
   --netuid N           number of the subnet; 268 if not given
@@ -45,6 +48,10 @@ def main() -> int:
     # shared: with a second program on two cores a window of the toy model took 2.6 to 11.7 s, sleeping 0.6 to 1.1 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported here: torch and Lightning take seconds, and `--help` needs neither.
+    if arguments[0] == "compress-report":
+        from templar_pl.roles.compress_report import run_compress_report  # noqa: PLC0415 - see above
+
+        return run_compress_report(arguments[1:])
     from templar_pl.cli import run_command  # noqa: PLC0415 - see above
 
     return run_command(arguments)

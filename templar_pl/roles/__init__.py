@@ -1,0 +1,1 @@
+"""Commands other than Lightning's, each assembled from the rooms below."""
