@@ -118,6 +118,10 @@ class CompressionConfig:
     """`norm` gives each payload the same L2 norm in every parameter before they meet; `clip` only brings those above
     the median norm down to it; `none` takes them as they are."""
 
+    value_bits: Literal[1, 2, 3, 8] = 1
+    """Bits a value: 1 sends the sign, with one magnitude for all values of a chunk; 2, 3 and 8 send 2, 4 and 128 levels
+    of magnitude besides, for research."""
+
     def __post_init__(self) -> None:
         _check(self, chunk_size=(1, MAX_CHUNK_SIZE), momentum_decay=(0, 1))
         _check(self, topk=(1, self.chunk_size**2))
@@ -125,6 +129,8 @@ class CompressionConfig:
             raise ConfigError(f"combine must be mean or sum, got {self.combine!r}")
         if self.equalise not in ("norm", "clip", "none"):
             raise ConfigError(f"equalise must be norm, clip or none, got {self.equalise!r}")
+        if self.value_bits not in (1, 2, 3, 8) or isinstance(self.value_bits, bool):
+            raise ConfigError(f"value_bits must be 1, 2, 3 or 8, got {self.value_bits!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,3 +157,9 @@ def test_a_sequence_must_fit_the_positions() -> None:
 def test_topk_must_fit_a_chunk() -> None:
     with pytest.raises(ConfigError, match=r"topk must be a whole number in 1\.\.16, got 17"):
         CompressionConfig(chunk_size=4, topk=17)
+
+
+@pytest.mark.parametrize("bits", [0, 4, 16, True, "1"])
+def test_values_have_1_2_3_or_8_bits(bits: object) -> None:
+    with pytest.raises(ConfigError, match=f"value_bits must be 1, 2, 3 or 8, got {bits!r}"):
+        CompressionConfig(value_bits=bits)  # pyright: ignore[reportArgumentType]  # a wrong type is the point

@@ -1,6 +1,7 @@
 """How payloads meet in one parameter: in integers, so that neither their order nor the device matters.
 
-Shapes: P = payloads, N = chunks of one parameter, K = coefficients per chunk, T = sent per chunk at most.
+Shapes: P = payloads, N = chunks of one parameter, K = coefficients per chunk, T = sent per chunk at most, L = T, or 1
+where all values of a chunk have one magnitude.
 """
 
 from __future__ import annotations
@@ -24,61 +25,85 @@ Equalise = Literal["norm", "clip", "none"]
 CLIP_ORIGIN = 2048
 """What is added to a log scale, so that it is never negative: bases start at -2048."""
 
-_FAR_BELOW = -(2**20)  # log scale of a chunk that sends nothing; real ones are in -2048..2302
+LEVEL_ORIGIN = 128
+"""What is added to a log scale where values lie below the scale of their chunk: by 127 at most."""
+
+_FAR_BELOW = -(2**20)  # log scale of a chunk that sends nothing; real ones are in -2174..2302
 
 
 @dataclass(frozen=True, slots=True)
 class SharedScales:
-    """One integer magnitude per payload and chunk, all of a chunk on one log scale."""
+    """Integer magnitudes of what payloads send, all of a chunk on one log scale."""
 
     integers: Tensor
-    """(P, N) fp32 integers in 0..2**15."""
+    """(P, N, L) fp32 integers in 0..2**15."""
 
     eighths: Tensor
     """(N,) int32; a magnitude is integers * 2**(eighths / 8)."""
 
 
-def plain_scales(codes: Tensor, bases: Tensor) -> SharedScales:
-    """Bring the payloads' scales as they are onto one integer scale per chunk.
+@dataclass(frozen=True, slots=True)
+class LogScales:
+    """Log scales of what payloads send of one parameter: one a chunk, or one a value.
 
-    Args:
-        codes: (P, N) uint8 log scales.
-        bases: (P,) int64 offsets of the codes.
+    The largest log scale of a payload in a chunk is that of the chunk: one value at least has it, and fillers do.
     """
-    is_sent = codes != EMPTY_CODE
-    scales = torch.where(is_sent, codes.long() + bases[:, None], _FAR_BELOW)
-    loudest = scales.amax(0)  # (N,)
-    table = torch.tensor(scale_table(), dtype=torch.float32, device=codes.device)
-    integers = table[(loudest - scales).clamp(max=len(table) - 1)] * is_sent
-    return SharedScales(integers, torch.where(is_sent.any(0), loudest - 8 * 15, 0).to(torch.int32))
+
+    codes: Tensor
+    """(P, N, L) int64; code of the chunk, less what the value lies below it."""
+
+    bases: Tensor
+    """(P,) int64 offsets of the codes."""
+
+    numbers: Tensor
+    """(P, N, L) int64; values that have this log scale; 0 for fillers and where a chunk sends nothing."""
+
+    is_sent: Tensor
+    """(P, N, 1) bool; whether a payload sends anything in a chunk."""
+
+    origin: int
+    """What makes all codes positive: LEVEL_ORIGIN, or 0 where values have one bit."""
 
 
-def equalised_scales(codes: Tensor, counts: Tensor) -> SharedScales:
+def log_scales(payloads: Sequence[SparseChunks], device: torch.device) -> LogScales:
+    """Collect the log scales of what payloads, at least one, send of a parameter."""
+    codes = torch.stack([sparse.codes for sparse in payloads]).to(device, torch.int64)[..., None]  # (P, N, 1)
+    counts = torch.stack([sparse.counts for sparse in payloads]).to(device, torch.int64)[..., None]
+    bases = torch.tensor([sparse.base for sparse in payloads], device=device)
+    levels = [sparse.below for sparse in payloads if sparse.below is not None]
+    if not levels:
+        return LogScales(codes, bases, counts, codes != EMPTY_CODE, 0)
+    below = torch.stack(levels).to(device, torch.int64)  # (P, N, T)
+    is_used = torch.arange(below.shape[-1], device=device) < counts
+    return LogScales(codes - below, bases, is_used.long(), codes != EMPTY_CODE, LEVEL_ORIGIN)
+
+
+def plain_scales(scales: LogScales) -> SharedScales:
+    """Bring the payloads' scales as they are onto one integer scale per chunk."""
+    absolute = torch.where(scales.is_sent, scales.codes + scales.bases[:, None, None], _FAR_BELOW)  # (P, N, L)
+    loudest = absolute.amax((0, 2))  # (N,)
+    table = torch.tensor(scale_table(), dtype=torch.float32, device=absolute.device)
+    integers = table[(loudest[:, None] - absolute).clamp(max=len(table) - 1)] * scales.is_sent
+    return SharedScales(integers, torch.where(scales.is_sent.any(0)[:, 0], loudest - 8 * 15, 0).to(torch.int32))
+
+
+def equalised_scales(scales: LogScales) -> SharedScales:
     """Bring the payloads' scales onto one integer scale per chunk, each payload divided by its L2 norm.
 
     The bases of the codes cancel in that division.
-
-    Args:
-        codes: (P, N) uint8 log scales.
-        counts: (P, N) int16 coefficients sent.
     """
-    weights = [inverse_norm(square) for square in _squares(codes.long(), counts)]
+    codes = scales.codes + scales.origin
+    weights = [inverse_norm(square) for square in _squares(codes, scales.numbers)]
     # The weight is 2**-15 / norm.
-    return _weighted_scales(codes.long(), codes != EMPTY_CODE, weights, unit_eighths=8 * 15)
+    return _weighted_scales(codes, scales.is_sent, weights, unit_eighths=8 * 15)
 
 
-def clipped_scales(codes: Tensor, bases: Tensor, counts: Tensor) -> SharedScales:
-    """Bring the payloads' scales onto one integer scale per chunk, payloads louder than the median made as loud as it.
-
-    Args:
-        codes: (P, N) uint8 log scales.
-        bases: (P,) int64 offsets of the codes.
-        counts: (P, N) int16 coefficients sent.
-    """
-    squares = _squares(codes + (bases % 4)[:, None], counts)
-    scales = codes + (bases + CLIP_ORIGIN)[:, None]  # (P, N)
-    weights = clip_weights(squares, bases.tolist())
-    return _weighted_scales(scales, codes != EMPTY_CODE, weights, unit_eighths=-CLIP_ORIGIN)
+def clipped_scales(scales: LogScales) -> SharedScales:
+    """Bring the payloads' scales onto one integer scale per chunk, those louder than the median made as loud as it."""
+    codes, bases = scales.codes + scales.origin, scales.bases[:, None, None]
+    weights = clip_weights(_squares(codes + bases % 4, scales.numbers), scales.bases.tolist())
+    absolute = codes + bases + CLIP_ORIGIN
+    return _weighted_scales(absolute, scales.is_sent, weights, unit_eighths=-scales.origin - CLIP_ORIGIN)
 
 
 def _weighted_scales(
@@ -90,32 +115,33 @@ def _weighted_scales(
     with g the largest e // 8 - x of the chunk.
 
     Args:
-        scales: (P, N) int64 log scales e, not negative where something is sent.
-        is_sent: (P, N) bool; whether a payload sends anything in a chunk.
+        scales: (P, N, L) int64 log scales e, not negative where something is sent.
+        is_sent: (P, N, 1) bool; whether a payload sends anything in a chunk.
         weights: m below 2**14 and x of each payload.
         unit_eighths: log scale of what is 1 in these units.
     """
-    mantissas, exponents = (torch.tensor(part, device=scales.device)[:, None] for part in zip(*weights, strict=True))
-    octaves = torch.where(is_sent, scales // 8 - exponents, _FAR_BELOW)
-    largest = octaves.amax(0)  # (N,)
+    mantissas, exponents = (torch.tensor(w, device=scales.device)[:, None, None] for w in zip(*weights, strict=True))
+    octaves = torch.where(is_sent, scales // 8 - exponents, _FAR_BELOW)  # (P, N, L)
+    largest = octaves.amax((0, 2))  # (N,)
     # Below 2**14 * 2**14.88, so a quotient by 2**14 or more is below 2**15.
-    products = mantissas * torch.tensor(eighth_mantissas(), device=scales.device)[scales % 8]  # (P, N)
-    shifts = (14 + largest - octaves).clamp(max=40)  # 2**29 shifted by 40 is 0
+    products = mantissas * torch.tensor(eighth_mantissas(), device=scales.device)[scales % 8]
+    shifts = (14 + largest[:, None] - octaves).clamp(max=40)  # 2**29 shifted by 40 is 0
     integers = (_shift_to_nearest(products, shifts) * is_sent).to(torch.float32)
-    return SharedScales(integers, torch.where(is_sent.any(0), 8 * largest + unit_eighths, 0).to(torch.int32))
+    is_any = is_sent.any(0)[:, 0]
+    return SharedScales(integers, torch.where(is_any, 8 * largest + unit_eighths, 0).to(torch.int32))
 
 
-def _squares(scales: Tensor, counts: Tensor) -> list[int]:
-    """Return of each payload the sum of 2**(e / 4) over its coefficients, times 2**30, in integers.
+def _squares(scales: Tensor, numbers: Tensor) -> list[int]:
+    """Return of each payload the sum of 2**(e / 4) over its values, times 2**30, in integers.
 
     Args:
-        scales: (P, N) log scales e, not negative.
-        counts: (P, N) coefficients with each.
+        scales: (P, N, L) log scales e, 0..511.
+        numbers: (P, N, L) values with each.
     """
     mantissas, squares = quarter_mantissas(), []
-    for row, numbers in zip(scales, counts, strict=True):
+    for row, weights in zip(scales, numbers, strict=True):
         histogram = torch.zeros(512, dtype=torch.int64, device=scales.device)
-        histogram.index_add_(0, row, numbers.long())
+        histogram.index_add_(0, row.flatten(), weights.flatten())
         squares.append(sum(n * (mantissas[e % 4] << (e // 4)) for e, n in enumerate(histogram.tolist())))
     return squares
 
@@ -141,7 +167,7 @@ def clip_weights(squares: Sequence[int], bases: Sequence[int]) -> list[tuple[int
 
     Args:
         squares: of each payload, the sum of the squares of what it sends, times 2**30, in the integers M4, at the log
-            scales code + base % 4 instead of code + base.
+            scales code + base % 4 instead of code + base; or all of them times the same number.
         bases: of each payload; -CLIP_ORIGIN or more.
     """
     norms = [square << ((base + CLIP_ORIGIN) // 4) for square, base in zip(squares, bases, strict=True)]
@@ -173,12 +199,8 @@ def _shift_to_nearest(integers: Tensor, shifts: Tensor) -> Tensor:
 
 def shared_scales(payloads: Sequence[SparseChunks], *, equalise: Equalise, device: torch.device) -> SharedScales:
     """Bring the scales of payloads, at least one, onto one integer scale per chunk; see `combine`."""
-    codes = torch.stack([sparse.codes for sparse in payloads]).to(device)
-    bases = torch.tensor([sparse.base for sparse in payloads], device=device)
-    if equalise == "none":
-        return plain_scales(codes, bases)
-    counts = torch.stack([sparse.counts for sparse in payloads]).to(device)
-    return equalised_scales(codes, counts) if equalise == "norm" else clipped_scales(codes, bases, counts)
+    scales = log_scales(payloads, device)
+    return {"norm": equalised_scales, "clip": clipped_scales, "none": plain_scales}[equalise](scales)
 
 
 def add_payloads(payloads: Sequence[SparseChunks], scales: SharedScales, grid: ChunkGrid, rule: str) -> Tensor:
@@ -202,7 +224,7 @@ def add_payloads(payloads: Sequence[SparseChunks], scales: SharedScales, grid: C
     )  # (N, P, T), (N, P, T), (N, P)
     places = indices.long().flatten(1)  # (N, P * T)
     slots = (torch.arange(grid.topk, device=device) < counts[..., None]).to(torch.float32)  # (N, P, T)
-    magnitudes = scales.integers.T[..., None]  # (N, P, 1)
+    magnitudes = scales.integers.transpose(0, 1)  # (N, P, L)
     sums.scatter_add_(-1, places, torch.where(negative, -magnitudes, magnitudes).mul_(slots).flatten(1))
     if senders is not None:
         senders.scatter_add_(-1, places, slots.flatten(1))

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from templar_pl.config import MAX_CHUNK_SIZE
+
+ValueBits = Literal[1, 2, 3, 8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,9 @@ class ChunkGrid:
 
     topk: int
     """T: coefficients sent per chunk at most; 1..height * width."""
+
+    value_bits: ValueBits = 1
+    """Bits a value: one for the sign, the others for a level of magnitude."""
 
     @property
     def is_vector(self) -> bool:
@@ -68,24 +74,27 @@ class ChunkGrid:
         return self.height * self.width
 
 
-def chunk_grid(shape: tuple[int, ...], *, chunk_size: int, topk: int) -> ChunkGrid:
+def chunk_grid(shape: tuple[int, ...], *, chunk_size: int, topk: int, value_bits: ValueBits = 1) -> ChunkGrid:
     """Choose the chunks of a parameter.
 
     Args:
         shape: of the parameter; any number of dimensions, any of them may be 0.
         chunk_size: longest side of a chunk, 1..MAX_CHUNK_SIZE.
         topk: coefficients to send per chunk, at least 1; chunks with fewer elements send all of them.
+        value_bits: bits a value; 1, 2, 3 or 8.
 
     Raises:
-        ValueError: chunk_size or topk is out of range.
+        ValueError: a number is out of range.
     """
     if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
         raise ValueError(f"chunk_size must be in 1..{MAX_CHUNK_SIZE}, got {chunk_size}")
     if topk < 1:
         raise ValueError(f"topk must be at least 1, got {topk}")
+    if value_bits not in (1, 2, 3, 8):
+        raise ValueError(f"value_bits must be 1, 2, 3 or 8, got {value_bits}")
     if len(shape) < 2:
         height, width = 1, math.prod(shape)
     else:
         height, width = shape[0], math.prod(shape[1:])
     height, width = (min(chunk_size, max(1, side)) for side in (height, width))
-    return ChunkGrid(tuple(shape), height, width, min(topk, height * width))
+    return ChunkGrid(tuple(shape), height, width, min(topk, height * width), value_bits)

@@ -57,7 +57,7 @@ def compress_(momentum: Tensor, grid: ChunkGrid) -> Sent:
         grid: how the parameter is cut, and how many coefficients a chunk sends.
     """
     kept = keep_largest(momentum, grid.topk)
-    sparse = quantise(momentum.gather(-1, kept.indices.long()), kept)
+    sparse = quantise(momentum.gather(-1, kept.indices.long()), kept, value_bits=grid.value_bits)
     originals = momentum.gather(-1, sparse.indices.long())
     subtract_(momentum, sparse)
     return Sent(sparse, originals)

@@ -38,7 +38,14 @@ def native_fault() -> str:
 
 def missing_option(config: CompressionConfig) -> str:
     """Return the setting that the compiled library does not know, as `name: value`; empty if it knows all."""
-    return "equalise: clip" if config.equalise == "clip" else ""
+    if config.equalise == "clip":
+        return "equalise: clip"
+    return _missing_form(config.value_bits)
+
+
+def _missing_form(value_bits: int) -> str:
+    """Return what of the form of payloads the compiled library does not know; empty if it knows all."""
+    return f"value_bits: {value_bits}" if value_bits != 1 else ""
 
 
 def is_native(backend: Backend, device: torch.device, dtype: torch.dtype, *, missing: str = "") -> bool:
@@ -80,8 +87,11 @@ def decode_body(data: bytes | memoryview, grids: Mapping[str, ChunkGrid], *, bac
 
     Raises:
         SectionError: the bytes are none that `encode_body` writes; the message names the parameter and the chunk.
+        ValueError: native was asked for and does not know this form of payloads.
     """
-    return (check_body if is_native(backend, torch.device("cpu"), torch.float32) else read_body)(data, grids)
+    missing = next(filter(None, (_missing_form(grid.value_bits) for grid in grids.values())), "")
+    is_checked = is_native(backend, torch.device("cpu"), torch.float32, missing=missing)
+    return (check_body if is_checked else read_body)(data, grids)
 
 
 def _trial_fault() -> str:

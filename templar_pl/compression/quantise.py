@@ -1,20 +1,26 @@
-"""One bit a value and one 8-bit log scale a chunk.
+"""One 8-bit log scale a chunk, and one bit a value, or a few: the first is the sign, the others a level of magnitude.
 
-The magnitude that a chunk sends for all of its values is their mean magnitude: of all single numbers s it has the
-least squared error, sum over i of (|v_i| - s)**2. It is rounded to the nearest eighth of an octave.
+With one bit, the magnitude that a chunk sends for all of its values is their mean magnitude: of all single numbers s
+it has the least squared error, sum over i of (|v_i| - s)**2. It is rounded to the nearest eighth of an octave.
 
-Shapes: N = chunks of one parameter, T = coefficients sent per chunk at most.
+With 2 and 3 bits the scale is that eighth of an octave whose levels have the least squared error. With 8 bits it is
+that of the loudest value, and each value has its own nearest eighth. Values below the lowest level (at 8 bits 127
+eighths below the scale) are sent at the lowest level. What is said wrongly stays in the momentum.
+
+Shapes: N = chunks of one parameter, T = coefficients sent per chunk at most, L = levels of magnitude.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
+from templar_pl.compression.grid import ValueBits
+from templar_pl.compression.sparse import EMPTY_CODE, LEVEL_STEPS, MAX_CODE, SparseChunks
 from templar_pl.compression.topk import Kept, used_slots
 
 LOWEST = -149 * 8
@@ -46,7 +52,7 @@ def octave_borders() -> list[float]:
 
 
 def _log_scales(magnitudes: Tensor) -> Tensor:
-    """Return the nearest log scales, (N,) int64 in LOWEST..HIGHEST, of (N,) float64 magnitudes above zero.
+    """Return the nearest log scales, int64 in LOWEST..HIGHEST, of float64 magnitudes above zero, in their shape.
 
     Exact comparisons with the borders between scales: log2 of different devices differs in the last bit.
     """
@@ -56,21 +62,88 @@ def _log_scales(magnitudes: Tensor) -> Tensor:
     return (8 * (exponents.long() - 1) + steps).clamp(LOWEST, HIGHEST)
 
 
-def quantise(values: Tensor, kept: Kept) -> SparseChunks:
-    """Say with signs and one scale a chunk what is sent of the kept coefficients.
+def _magnitudes(scales: Tensor) -> Tensor:
+    """Return what log scales are worth, fp32; beyond fp32 the nearest finite number or zero."""
+    return magnitude_table(scales.device)[scales.clamp(NOTHING, HIGHEST) - NOTHING]
 
-    A chunk sends nothing if it keeps nothing, or if its magnitude is more than 254 eighths of an octave (a factor
-    of 3.6e9) below that of the loudest chunk.
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """A log scale a chunk, and how far each value lies below it."""
+
+    scales: Tensor
+    """(N,) int64 eighths of an octave, LOWEST..HIGHEST."""
+
+    below: Tensor | None
+    """(N, T) uint8; 0 for at least one value of every chunk that has any; None: 0 for all."""
+
+
+def _scale_mean(magnitudes: Tensor, slots: Tensor) -> _Scaled:
+    """Choose the mean magnitude for all values of a chunk."""
+    # float64: the sum of up to 4096 large fp32 numbers may exceed fp32.
+    means = (magnitudes * slots).sum(-1) / slots.sum(-1).clamp(min=1)
+    return _Scaled(_log_scales(torch.where(slots[:, 0], means, 1.0)), None)
+
+
+def _scale_each(magnitudes: Tensor, slots: Tensor) -> _Scaled:
+    """Choose the nearest eighth of an octave for each value, at most 127 below the loudest one."""
+    each = _log_scales(torch.where(slots, magnitudes, 1.0))  # (N, T)
+    scales = torch.where(slots, each, LOWEST).amax(-1)
+    below = (scales[:, None] - each).clamp(max=127) * slots
+    return _Scaled(scales, below.to(torch.uint8))
+
+
+def _scale_levels(magnitudes: Tensor, slots: Tensor, value_bits: ValueBits) -> _Scaled:
+    """Choose the scale whose levels have the least squared error, the lower one of two; each value its nearest level.
+
+    For given levels the best scale is at least the mean: sum(r v) / sum(r r) with r in 0..1 and larger where v is.
+    So the search starts at the eighth below the mean. It ends where no value would be nearest to the upper level, some
+    hundred steps above at most: the loudest of T <= 4096 values is at most T times the mean.
+    """
+    step, levels = LEVEL_STEPS[value_bits], 2 ** (value_bits - 1)
+    magnitudes = magnitudes * slots
+    lowest = (_scale_mean(magnitudes, slots).scales - 1).clamp(min=LOWEST)
+    nearest = _scale_each(magnitudes, slots).scales  # (N,)
+    highest = (nearest + step // 2).clamp(max=HIGHEST)
+    best, least = nearest, magnitudes.new_full(nearest.shape, math.inf)
+    for offset in range(int((highest - lowest).amax()) + 1 if len(highest) else 0):
+        scales = torch.minimum(lowest + offset, highest)
+        below = _nearest_levels(magnitudes, scales, step, levels)
+        errors = ((magnitudes - _magnitudes(scales[:, None] - below)) * slots).square_().sum(-1)
+        errors = torch.where(((below == 0) & slots).any(-1), errors, math.inf)
+        best, least = torch.where(errors < least, scales, best), torch.minimum(errors, least)
+    return _Scaled(best, (_nearest_levels(magnitudes, best, step, levels) * slots).to(torch.uint8))
+
+
+def _nearest_levels(magnitudes: Tensor, scales: Tensor, step: int, levels: int) -> Tensor:
+    """Return (N, T) int64: how far below (N,) scales the level nearest to each magnitude is; of two the louder."""
+    below = torch.zeros_like(magnitudes, dtype=torch.int64)
+    for level in range(1, levels):
+        upper, lower = (_magnitudes(scales - step * (level - over)).double() for over in (1, 0))
+        below += step * (magnitudes < ((upper + lower) / 2)[:, None])
+    return below
+
+
+def quantise(values: Tensor, kept: Kept, *, value_bits: ValueBits = 1) -> SparseChunks:
+    """Say with signs, levels and one scale a chunk what is sent of the kept coefficients.
+
+    A chunk sends nothing if it keeps nothing, or if its scale is more than 254 eighths of an octave (a factor of
+    3.6e9) below that of the loudest chunk.
 
     Args:
         values: (N, T) fp32 coefficients at `kept.indices`; finite; what fillers hold does not matter.
         kept: places of the coefficients.
+        value_bits: bits a value.
     """
     slots = used_slots(kept.counts, values.shape[-1])  # (N, T)
-    # float64: the sum of up to 4096 large fp32 numbers may exceed fp32.
-    means = (values.double().abs() * slots).sum(-1) / kept.counts.clamp(min=1)
-    is_sent = kept.counts > 0
-    scales = _log_scales(torch.where(is_sent, means, 1.0))
+    magnitudes = values.double().abs()
+    if value_bits == 1:
+        scaled = _scale_mean(magnitudes, slots)
+    elif value_bits == 8:
+        scaled = _scale_each(magnitudes, slots)
+    else:
+        scaled = _scale_levels(magnitudes, slots, value_bits)
+    scales, is_sent = scaled.scales, kept.counts > 0
     loudest = int(torch.where(is_sent, scales, LOWEST - 1).max()) if len(scales) else LOWEST - 1
     base = loudest - MAX_CODE if loudest >= LOWEST else 0
     is_sent &= scales - base > EMPTY_CODE
@@ -80,6 +153,7 @@ def quantise(values: Tensor, kept: Kept) -> SparseChunks:
         counts=kept.counts * is_sent,
         codes=torch.where(is_sent, scales - base, EMPTY_CODE).to(torch.uint8),
         base=base,
+        below=None if scaled.below is None else scaled.below * is_sent[:, None],
     )
 
 
@@ -88,7 +162,9 @@ def dequantise(sparse: SparseChunks) -> Tensor:
 
     Magnitudes beyond fp32, which only a foreign payload can name, become the nearest finite number or zero.
     """
-    scales = (sparse.codes.long() + sparse.base).clamp(NOTHING, HIGHEST)
-    magnitudes = magnitude_table(scales.device)[scales - NOTHING][:, None]  # (N, 1)
+    scales = sparse.codes.long()[:, None] + sparse.base  # (N, 1)
+    if sparse.below is not None:
+        scales = scales - sparse.below  # (N, T)
+    magnitudes = _magnitudes(scales)
     values = torch.where(sparse.negative, -magnitudes, magnitudes)
     return torch.where(used_slots(sparse.counts, values.shape[-1]), values, 0.0)

@@ -2,10 +2,11 @@
 
 In this order: base (int16, little-endian), N scale codes (1 byte each), N records of R bytes: the Elias-Fano code of
 T indices, then T sign bits (set: negative; lowest bit first) padded with zero bits to whole bytes. A 64 x 64
-chunk at T = 32 takes 1 + 36 + 4 = 41 bytes.
+chunk at T = 32 takes 1 + 36 + 4 = 41 bytes. Behind the signs are the levels of values of more than one bit.
 
 The number of coefficients that a chunk sends is not stored: fillers repeat the last index, so it is one more than the
-number of ascents, and zero where the code is EMPTY_CODE.
+number of ascents, and zero where the code is EMPTY_CODE. Fillers are positive and have level 0; some value of a chunk
+has level 0, too.
 
 Shapes: N = chunks of the parameter; T = indices a chunk; R = bytes of a record; B = chunks of one block.
 """
@@ -29,6 +30,7 @@ from templar_pl.compression.elias_fano import (
     row_blocks,
 )
 from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.levels import decode_levels, encode_levels, level_bytes
 from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
 
 MIN_BASE = -2048
@@ -54,6 +56,11 @@ class Layout:
     @property
     def record_bytes(self) -> int:
         """R: bytes of a record."""
+        return self.levels_start + level_bytes(self.grid.topk, self.grid.value_bits)
+
+    @property
+    def levels_start(self) -> int:
+        """Bytes of a record in front of the levels."""
         return self.code.row_bytes + -(-self.grid.topk // 8)
 
     @property
@@ -87,6 +94,7 @@ def encode_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
     """
     layout = Layout(grid)
     indices, negative, counts, codes = _to_numpy(chunks, grid)
+    below = None if chunks.below is None else chunks.below.detach().cpu().numpy()
     _check_scales(codes, chunks.base)
     section = np.empty(layout.total_bytes, dtype=np.uint8)
     section[:_BASE_BYTES] = np.frombuffer(chunks.base.to_bytes(_BASE_BYTES, "little", signed=True), dtype=np.uint8)
@@ -98,10 +106,13 @@ def encode_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
             _check_order(indices[block], grid, block.start)
             found = _count_coefficients(indices[block], negative[block], codes[block], block.start)
             refuse_first(found != counts[block], block.start, "its count does not follow from its indices and code")
+            if below is not None:
+                levels = encode_levels(below[block], counts[block], grid.value_bits, block.start)
+                records[block, layout.levels_start :] = levels
     except IndexCodeError as error:
         raise SectionError(str(error)) from error
     records[:, :split] = encode_indices(indices, layout.code)
-    records[:, split:] = np.packbits(negative, axis=1, bitorder="little")
+    records[:, split : layout.levels_start] = np.packbits(negative, axis=1, bitorder="little")
     return section.tobytes()
 
 
@@ -126,16 +137,20 @@ def decode_section(section: memoryview, grid: ChunkGrid) -> SparseChunks:
     records = content[layout.records_start :].reshape(grid.num_chunks, layout.record_bytes)  # (N, R)
     negative = np.empty((grid.num_chunks, grid.topk), dtype=np.bool_)  # (N, T)
     counts = np.empty(grid.num_chunks, dtype=np.int16)  # (N,)
+    below = None if grid.value_bits == 1 else np.empty((grid.num_chunks, grid.topk), dtype=np.uint8)  # (N, T)
     split = layout.code.row_bytes
     try:
         indices = decode_indices(records[:, :split], layout.code)  # (N, T)
         for block in row_blocks(grid.num_chunks, layout.code):
-            negative[block] = _unpack_signs(records[block, split:], grid.topk, block.start)
+            negative[block] = _unpack_signs(records[block, split : layout.levels_start], grid.topk, block.start)
             counts[block] = _count_coefficients(indices[block], negative[block], codes[block], block.start)
+            if below is not None:
+                levels = records[block, layout.levels_start :]
+                below[block] = decode_levels(levels, counts[block], grid.topk, grid.value_bits, block.start)
     except IndexCodeError as error:
         raise SectionError(str(error)) from error
     tensors = [torch.from_numpy(array) for array in (indices, negative, counts, codes)]
-    return SparseChunks(*tensors, base=base)
+    return SparseChunks(*tensors, base=base, below=None if below is None else torch.from_numpy(below))
 
 
 def _to_numpy(chunks: SparseChunks, grid: ChunkGrid) -> list[NDArray]:
@@ -147,10 +162,14 @@ def _to_numpy(chunks: SparseChunks, grid: ChunkGrid) -> list[NDArray]:
         "counts": (chunks.counts, torch.int16, narrow),
         "codes": (chunks.codes, torch.uint8, narrow),
     }
+    if (chunks.below is None) != (grid.value_bits == 1):
+        raise SectionError(f"values of {grid.value_bits} bit(s) must {'not ' * (grid.value_bits == 1)}have `below`")
+    if chunks.below is not None:
+        expected["below"] = (chunks.below, torch.uint8, wide)
     for name, (tensor, dtype, shape) in expected.items():
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
             raise SectionError(f"{name} must be {dtype} {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
-    return [tensor.detach().cpu().numpy() for tensor, _, _ in expected.values()]
+    return [getattr(chunks, name).detach().cpu().numpy() for name in ("indices", "negative", "counts", "codes")]
 
 
 def _check_scales(codes: NDArray[np.uint8], base: int) -> None:

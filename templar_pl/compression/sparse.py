@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 EMPTY_CODE = 0
 """Scale code of a chunk that sends nothing; the other codes, 1..255, are eighths of an octave."""
+
+LEVEL_STEPS = {2: 4, 3: 2, 8: 1}
+"""Bits a value -> eighths of an octave between two of its 2**(bits - 1) levels of magnitude.
+
+Measured with error feedback on gradients of a small model: steps of 3..5 at 2 bits and 2..3 at 3 bits are about equal.
+"""
 
 MAX_CODE = 255
 """Scale code of the loudest chunk of every parameter that sends anything."""
@@ -18,11 +25,11 @@ MAX_CODE = 255
 
 @dataclass(frozen=True, slots=True)
 class SparseChunks:
-    """Signs at a few places of every chunk, and one magnitude a chunk.
+    """Signs at a few places of every chunk, and one magnitude a chunk, or one of a few levels a value.
 
-    Every value sent in chunk n is +-2**((base + codes[n]) / 8). A chunk sends counts[n] coefficients; the slots
-    from counts[n] on are fillers: they repeat the last index and are not negative. A chunk with code
-    EMPTY_CODE sends nothing: count 0 and all slots index 0, not negative.
+    Every value sent in chunk n is +-2**((base + codes[n] - below) / 8). A chunk sends counts[n] coefficients; the slots
+    from counts[n] on are fillers: they repeat the last index, are not negative and have `below` 0. A chunk with code
+    EMPTY_CODE sends nothing: count 0 and all slots index 0, not negative, `below` 0.
     """
 
     indices: Tensor
@@ -40,3 +47,17 @@ class SparseChunks:
     base: int
     """Offset of the codes in eighths of an octave, -2048..2047; 0 if no chunk sends anything. The largest code of a
     parameter that sends anything is MAX_CODE, so that one meaning has one base."""
+
+    below: Tensor | None = None
+    """(N, T) uint8; how far each value lies below the scale of its chunk, in eighths of an octave; multiples of the
+    step of `LEVEL_STEPS`. Some value of a chunk that sends anything lies at 0, so that one meaning has one code. None
+    where a value has one bit: all lie at 0."""
+
+    def says_what(self, other: SparseChunks) -> bool:
+        """Whether this says what another one of the same parameter says, on whatever device they are."""
+        if self.base != other.base or (self.below is None) != (other.below is None):
+            return False
+        parts = [(getattr(self, name), getattr(other, name)) for name in ("indices", "negative", "counts", "codes")]
+        if self.below is not None and other.below is not None:
+            parts.append((self.below, other.below))
+        return all(torch.equal(mine, its.to(mine.device)) for mine, its in parts)

@@ -107,5 +107,10 @@ class TorchEngine:
 def _some(sparse: SparseChunks, chunks: slice) -> SparseChunks:
     """Return what is said of some chunks."""
     return SparseChunks(
-        sparse.indices[chunks], sparse.negative[chunks], sparse.counts[chunks], sparse.codes[chunks], sparse.base
+        sparse.indices[chunks],
+        sparse.negative[chunks],
+        sparse.counts[chunks],
+        sparse.codes[chunks],
+        sparse.base,
+        None if sparse.below is None else sparse.below[chunks],
     )

@@ -298,14 +298,7 @@ def _same_chunks(left: Mapping[str, SparseChunks], right: Mapping[str, SparseChu
     """Whether two payloads say the same of every parameter."""
     if isinstance(left, Body) and isinstance(right, Body):
         return left.data == right.data
-    return all(
-        a.base == b.base
-        and all(
-            getattr(a, part).equal(getattr(b, part).to(getattr(a, part).device))
-            for part in ("indices", "negative", "counts", "codes")
-        )
-        for a, b in ((left[name], right[name]) for name in left)
-    )
+    return all(left[name].says_what(right[name]) for name in left)
 
 
 def _refuse_gaps(window: Window, gathered: Gathered[Payload]) -> None:

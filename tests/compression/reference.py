@@ -24,6 +24,16 @@ class SlowPayload:
     sent: list[dict[int, int]]
     codes: list[int]
     base: int
+    below: list[dict[int, int]] | None = None
+    """{place: eighths below the scale} of each chunk; None where a value has one bit."""
+
+    def scale(self, chunk: int, place: int) -> int:
+        """Return the log scale of a value, without the base."""
+        return self.codes[chunk] - (0 if self.below is None else self.below[chunk][place])
+
+    def scales(self) -> list[int]:
+        """Return the log scales of all values, without the base."""
+        return [self.scale(chunk, place) for chunk, sent in enumerate(self.sent) for place in sent]
 
 
 def as_matrix(array: Array) -> Array:
@@ -90,6 +100,56 @@ def largest_places(coefficients: Array, topk: int) -> list[int]:
     return sorted(place for place in order[:topk] if coefficients[place] != 0)
 
 
+STEPS = {2: 4, 3: 2, 8: 1}
+
+
+def levels_of(value_bits: int, scale: int) -> dict[int, float]:
+    """Return {distance below the scale: magnitude} of all levels."""
+    return {STEPS[value_bits] * n: 2.0 ** ((scale - STEPS[value_bits] * n) / 8) for n in range(2 ** (value_bits - 1))}
+
+
+def squared_error(magnitudes: list[float], scale: int, value_bits: int) -> float:
+    """Return the least error of values at the levels of a scale; infinite if none is nearest to the upper one."""
+    levels = levels_of(value_bits, scale)
+    distances = [min(levels, key=lambda d: (abs(levels[d] - v), d)) for v in magnitudes]
+    if 0 not in distances:
+        return math.inf
+    return sum((v - levels[d]) ** 2 for v, d in zip(magnitudes, distances, strict=True))
+
+
+def choose_levels(magnitudes: list[float], value_bits: int) -> tuple[int, list[int]]:
+    """Return the log scale of a chunk and how far each value lies below it."""
+    nearest = [round(8 * math.log2(v)) for v in magnitudes]
+    if value_bits == 8:
+        return max(nearest), [min(127, max(nearest) - n) for n in nearest]
+    scale = min(range(min(nearest) - 9, max(nearest) + 9), key=lambda s: squared_error(magnitudes, s, value_bits))
+    levels = levels_of(value_bits, scale)
+    return scale, [min(levels, key=lambda d: (abs(levels[d] - v), d)) for v in magnitudes]
+
+
+def compress_levels(spectra: list[Array], topk: int, value_bits: int) -> tuple[SlowPayload, list[Array]]:
+    """Do what `compress` does with values of more than one bit."""
+    places = [largest_places(c, min(topk, len(c))) for c in spectra]
+    chosen = [
+        choose_levels([abs(float(c[p])) for p in ps], value_bits) if ps else None
+        for c, ps in zip(spectra, places, strict=True)
+    ]
+    base = max((scale for scale, _ in filter(None, chosen)), default=255) - 255
+    all_below: list[dict[int, int]] = []
+    payload, left = SlowPayload([], [], base, all_below), []
+    for coefficients, ps, choice in zip(spectra, places, chosen, strict=True):
+        scale, below = choice if choice is not None and choice[0] > base else (base, [])
+        distances = dict(zip(ps, below, strict=False))
+        rest = coefficients.copy()
+        for place, distance in distances.items():
+            rest[place] -= math.copysign(2.0 ** ((scale - distance) / 8), coefficients[place])
+        payload.sent.append({p: 1 if coefficients[p] > 0 else -1 for p in distances})
+        all_below.append(distances)
+        payload.codes.append(scale - base)
+        left.append(rest)
+    return payload, left
+
+
 def compress(spectra: list[Array], topk: int) -> tuple[SlowPayload, list[Array]]:
     """Return what is sent of the coefficients (one array a chunk), and what is left of them."""
     places = [largest_places(c, min(topk, len(c))) for c in spectra]
@@ -120,8 +180,9 @@ def half_even_shift(number: int, shift: int) -> int:
 def weight(payload: SlowPayload) -> tuple[int, int]:
     """Return mantissa and exponent of the weight that equalises a payload."""
     square = 0
-    for sent, code in zip(payload.sent, payload.codes, strict=True):
-        square += len(sent) * (round(2**30 * 2 ** ((code & 3) / 4)) << (code >> 2))
+    for code in payload.scales():
+        exponent = code + (0 if payload.below is None else 128)
+        square += round(2**30 * 2 ** ((exponent & 3) / 4)) << (exponent >> 2)
     if not square:
         return 0, 0
     inverse = 2**300 // math.isqrt(square * 2**128)
@@ -130,12 +191,9 @@ def weight(payload: SlowPayload) -> tuple[int, int]:
 
 
 def absolute_square(payload: SlowPayload) -> int:
-    """Return the sum of the squares of a payload, from log scale -2048 on, times 2**30."""
-    square = 0
-    for sent, code in zip(payload.sent, payload.codes, strict=True):
-        exponent = payload.base + code + 2048
-        square += len(sent) * (round(2**30 * 2 ** ((exponent & 3) / 4)) << (exponent >> 2))
-    return square
+    """Return the sum of the squares of a payload, from log scale -2048 - 128 on, times 2**30."""
+    exponents = [payload.base + code + 2048 + 128 for code in payload.scales()]
+    return sum(round(2**30 * 2 ** ((exponent & 3) / 4)) << (exponent >> 2) for exponent in exponents)
 
 
 def clip_weight(payloads: list[SlowPayload], number: int) -> tuple[int, int]:
@@ -150,28 +208,29 @@ def clip_weight(payloads: list[SlowPayload], number: int) -> tuple[int, int]:
     return int(digits[:14], 2), 1200 - (len(digits) - 14)
 
 
-def chunk_scales(payloads: list[SlowPayload], chunk: int, equalise: str) -> tuple[list[int], int]:
-    """Return the integer scale of every payload in one chunk, 0 if it sends nothing, and their log scale in eighths."""
-    senders = [q for q, payload in enumerate(payloads) if payload.codes[chunk]]
-    if not senders:
-        return [0] * len(payloads), 0
-    scales = [0] * len(payloads)
+def chunk_scales(payloads: list[SlowPayload], chunk: int, equalise: str) -> tuple[list[dict[int, int]], int]:
+    """Return {place: integer magnitude} of every payload in one chunk, and their log scale in eighths."""
+    sent = [(q, place) for q, payload in enumerate(payloads) for place in payload.sent[chunk]]
+    magnitudes: list[dict[int, int]] = [{} for _ in payloads]
+    if not sent:
+        return magnitudes, 0
     if equalise == "none":
-        absolute = {q: payloads[q].codes[chunk] + payloads[q].base for q in senders}
+        absolute = {(q, place): payloads[q].scale(chunk, place) + payloads[q].base for q, place in sent}
         top = max(absolute.values())
-        for q in senders:
-            distance = top - absolute[q]
-            scales[q] = round(2**15 * 2 ** (-distance / 8)) if distance < 128 else 0
-        return scales, top - 120
-    is_norm = equalise == "norm"
-    weights = {q: weight(payloads[q]) if is_norm else clip_weight(payloads, q) for q in senders}
-    exponents = {q: payloads[q].codes[chunk] + (0 if is_norm else payloads[q].base + 2048) for q in senders}
-    octaves = {q: (exponents[q] >> 3) - weights[q][1] for q in senders}
+        for (q, place), scale in absolute.items():
+            magnitudes[q][place] = round(2**15 * 2 ** ((scale - top) / 8)) if top - scale < 128 else 0
+        return magnitudes, top - 120
+    is_norm, exponents = equalise == "norm", {}
+    weights = {q: weight(payloads[q]) if is_norm else clip_weight(payloads, q) for q in {q for q, _ in sent}}
+    lift = 0 if payloads[0].below is None else 128
+    for q, place in sent:
+        exponents[q, place] = payloads[q].scale(chunk, place) + lift + (0 if is_norm else payloads[q].base + 2048)
+    octaves = {(q, place): (exponent >> 3) - weights[q][1] for (q, place), exponent in exponents.items()}
     top = max(octaves.values())
-    for q in senders:
-        product = weights[q][0] * round(2**14 * 2 ** ((exponents[q] & 7) / 8))
-        scales[q] = half_even_shift(product, 14 + top - octaves[q])
-    return scales, 8 * top + (120 if is_norm else -2048)
+    for (q, place), exponent in exponents.items():
+        product = weights[q][0] * round(2**14 * 2 ** ((exponent & 7) / 8))
+        magnitudes[q][place] = half_even_shift(product, 14 + top - octaves[q, place])
+    return magnitudes, 8 * top + (120 if is_norm else -2048 - lift)
 
 
 def integer_basis(size: int) -> list[list[int]]:
@@ -194,11 +253,11 @@ def product(left: list[list[int]], right: list[list[int]]) -> list[list[int]]:
 
 def combined_chunk(payloads: list[SlowPayload], chunk: int, chunk_numel: int, rule: str, equalise: str) -> list[int]:
     """Return the integer coefficients of one chunk."""
-    scales, _ = chunk_scales(payloads, chunk, equalise)
+    magnitudes, _ = chunk_scales(payloads, chunk, equalise)
     sums, senders = [0] * chunk_numel, [0] * chunk_numel
-    for payload, scale in zip(payloads, scales, strict=True):
+    for payload, own in zip(payloads, magnitudes, strict=True):
         for place, sign in payload.sent[chunk].items():
-            sums[place] += sign * scale
+            sums[place] += sign * own[place]
             senders[place] += 1
     if rule == "mean":
         return [round(Fraction(s, max(1, c))) for s, c in zip(sums, senders, strict=True)]
@@ -236,10 +295,7 @@ def ideal_chunks(
 ) -> list[Array]:
     """Return what the update would be in real numbers, float64, chunk by chunk."""
     sides = chunk_shape(shape, chunk_size)
-    norms = []
-    for payload in payloads:
-        squares = [len(s) * 4.0 ** ((c + payload.base) / 8) for s, c in zip(payload.sent, payload.codes, strict=True)]
-        norms.append(math.sqrt(sum(squares)))
+    norms = [math.sqrt(sum(4.0 ** ((code + p.base) / 8) for code in p.scales())) for p in payloads]
     if equalise == "clip":
         median = sorted(norm for norm in norms if norm)[(sum(norm > 0 for norm in norms) - 1) // 2]
         norms = [max(1.0, norm / median) for norm in norms]
@@ -250,7 +306,7 @@ def ideal_chunks(
         sums, senders = np.zeros(sides[0] * sides[1]), np.zeros(sides[0] * sides[1])
         for payload, norm in zip(payloads, norms, strict=True):
             for place, sign in payload.sent[chunk].items():
-                sums[place] += sign * 2.0 ** ((payload.codes[chunk] + payload.base) / 8) / norm
+                sums[place] += sign * 2.0 ** ((payload.scale(chunk, place) + payload.base) / 8) / norm
                 senders[place] += 1
         if rule == "mean":
             sums /= np.maximum(senders, 1)

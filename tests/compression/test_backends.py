@@ -24,7 +24,7 @@ from templar_pl.compression import (
 )
 from templar_pl.config import CompressionConfig
 from tests.compression import reference
-from tests.compression.payloads import arbitrary_payload, hostile_payload, to_sparse
+from tests.compression.payloads import arbitrary_payload, hostile_payload, to_slow, to_sparse
 
 CPU = torch.device("cpu")
 SEEDS = st.integers(0, 2**32 - 1)
@@ -42,6 +42,7 @@ NATIVE_RULES: list[tuple[Literal["mean", "sum"], Literal["norm", "clip", "none"]
     ("mean", "norm"), ("mean", "none"), ("sum", "norm"), ("sum", "none"),
 ]  # fmt: skip
 RULES = [*NATIVE_RULES, ("mean", "clip"), ("sum", "clip")]
+FORMS: list[dict[str, object]] = [{"value_bits": bits} for bits in (1, 2, 3, 8)]
 needs_native = pytest.mark.skipif(bool(native_fault()), reason=native_fault() or "native is there")
 
 
@@ -123,8 +124,51 @@ def test_512_payloads_mean_the_same_to_all_backends(rule: str, equalise: str) ->
 @pytest.mark.parametrize("chunk_size", [64, 16])
 def test_real_payloads_mean_the_same_to_all_backends(rule: str, equalise: str, chunk_size: int) -> None:
     settings = {"combine": rule, "equalise": equalise, "chunk_size": chunk_size, "topk": 8}
+    bodies = real_bodies(16, **settings)
 
-    assert_same_update(real_bodies(5, **settings), **settings)
+    for num_payloads in (1, 2, 16):
+        assert_same_update(bodies[:num_payloads], **settings)
+
+
+@pytest.mark.parametrize(("rule", "equalise"), [("mean", "norm"), ("mean", "none"), ("sum", "clip")])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_payloads_of_every_form_mean_the_same_to_all_backends(
+    rule: str, equalise: str, form: dict[str, object]
+) -> None:
+    settings = {"combine": rule, "equalise": equalise, "topk": 8, **form}
+    rng, like = np.random.default_rng(7), codec("torch", **settings)
+    bodies = [arbitrary_body(rng, like, kind) for kind in ("arbitrary", "alike", "hostile", "hostile")]
+    bodies += real_bodies(2, **settings)
+
+    for num_payloads in (1, 2, 16):
+        assert_same_update([bodies[number * number % 7 % 6] for number in range(num_payloads)], **settings)
+
+
+@pytest.mark.parametrize(("rule", "equalise"), RULES)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_real_payloads_of_every_form_mean_what_python_integers_say(
+    rule: str, equalise: str, form: dict[str, object]
+) -> None:
+    settings = {"combine": rule, "equalise": equalise, "topk": 8, "chunk_size": 32, **form}
+    bodies, made = real_bodies(16, **settings), codec("auto", **settings)
+
+    for num_payloads in (1, 2, 16):
+        update = made.update(bodies[:num_payloads])
+        for name in ("edges", "vector", "scalar"):
+            slow = [to_slow(body[name]) for body in bodies[:num_payloads]]
+            chunks = reference.update_integers(slow, SHAPES[name], 32, rule, equalise)
+            wanted = np.sign(reference.paste(chunks, SHAPES[name], 32))
+            assert (update[name].double().numpy() == wanted).all(), (name, num_payloads)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_what_is_decoded_from_the_bytes_means_what_was_sent(form: dict[str, object]) -> None:
+    made, bodies = codec("auto", **form), real_bodies(3, **form)
+
+    decoded = [decode_body(body.data, made.grids) for body in bodies]
+
+    sent, read = made.update(bodies), made.update(decoded)
+    assert all(torch.equal(sent[name], read[name]) for name in SHAPES)
 
 
 @needs_native
@@ -256,7 +300,9 @@ def test_native_is_chosen_where_it_knows_the_settings(rules: tuple[str, str]) ->
     assert codec("auto", combine=rules[0], equalise=rules[1]).backend == "native"
 
 
-@pytest.mark.parametrize(("name", "value"), [("equalise", "clip")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("equalise", "clip"), ("value_bits", 2), ("value_bits", 3), ("value_bits", 8)]
+)
 def test_native_is_not_chosen_for_a_setting_it_does_not_know_and_refused_if_asked_for(name: str, value: object) -> None:
     assert codec("auto", **{name: value}).backend == "torch"
     with pytest.raises(ValueError, match=f"does not know `{name}: {value}`"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from templar_pl.compression import Backend, MomentumCodec, SparseChunks, native_fault
+from templar_pl.compression import Backend, MomentumCodec, SparseChunks, encode_body, native_fault
 from templar_pl.config import CompressionConfig
 from tests.compression import reference
 from tests.compression.payloads import to_slow
@@ -106,6 +106,21 @@ def test_20_windows_of_two_peers_are_those_of_the_slow_reference() -> None:
         for name, signs in update.items():
             assert signs.shape == SHAPES[name]
             np.testing.assert_array_equal(signs.double().numpy(), slow_update(wanted, name))
+
+
+@pytest.mark.parametrize("value_bits", [2, 3, 8])
+def test_a_restored_momentum_sends_the_same_levels_again(value_bits: int) -> None:
+    codec = MomentumCodec(SHAPES, CompressionConfig(**{**vars(CONFIG), "value_bits": value_bits}), CPU)
+    codec.accumulate_(gradients_of(1), LR)
+    before = copy_of(codec)
+
+    first = encode_body(codec.compress_(), codec.grids)
+    codec.restore_()
+    restored = copy_of(codec)
+    second = codec.compress_()
+
+    assert equal_bits(before, restored)
+    assert encode_body(second, codec.grids).data == first.data
 
 
 def test_restoring_after_a_failed_put_brings_back_every_bit() -> None:

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from templar_pl.compression.grid import chunk_grid
+from templar_pl.compression.grid import ValueBits, chunk_grid
 from templar_pl.compression.momentum import accumulate_, compress_, restore_, subtract_
 from templar_pl.compression.quantise import dequantise
 from tests.compression import reference
 
 SEEDS = st.integers(0, 2**32 - 1)
+BITS: st.SearchStrategy[ValueBits] = st.sampled_from([1, 2, 3, 8])
 
 
 def random_momentum(seed: int, num_chunks: int, chunk_numel: int) -> torch.Tensor:
@@ -23,9 +24,9 @@ def random_momentum(seed: int, num_chunks: int, chunk_numel: int) -> torch.Tenso
     return momentum * (torch.rand(num_chunks, chunk_numel, generator=generator) < 0.7)
 
 
-@given(SEEDS, st.integers(1, 70))
-def test_what_is_sent_and_what_is_left_are_the_momentum(seed: int, topk: int) -> None:
-    grid = chunk_grid((24, 24), chunk_size=8, topk=topk)
+@given(SEEDS, st.integers(1, 70), BITS)
+def test_what_is_sent_and_what_is_left_are_the_momentum(seed: int, topk: int, value_bits: ValueBits) -> None:
+    grid = chunk_grid((24, 24), chunk_size=8, topk=topk, value_bits=value_bits)
     before = random_momentum(seed, 9, 64)
     momentum = before.clone()
 
@@ -35,6 +36,28 @@ def test_what_is_sent_and_what_is_left_are_the_momentum(seed: int, topk: int) ->
     for chunk, count in enumerate(sparse.counts.tolist()):
         said[chunk, sparse.indices[chunk, :count].long()] = dequantise(sparse)[chunk, :count].double()
     assert torch.equal(momentum, (before.double() - said).float())
+
+
+@given(SEEDS, BITS, st.integers(1, 20))
+def test_sent_and_kept_are_the_momentum_in_the_integers_of_the_payload(
+    seed: int, value_bits: ValueBits, topk: int
+) -> None:
+    grid = chunk_grid((24, 24), chunk_size=8, topk=topk, value_bits=value_bits)
+    generator = torch.Generator().manual_seed(seed)
+    # Numbers of one octave: whatever is sent of them is at most twice as large or small, so no difference is rounded.
+    whole = torch.randint(2**23, 2**24, (9, 64), generator=generator)
+    whole *= 2 * torch.randint(2, (9, 64), generator=generator) - 1
+    whole *= torch.rand(9, 64, generator=generator) < 0.7
+    momentum = whole.float()
+
+    sparse = compress_(momentum, grid).sparse
+
+    said = torch.zeros(9, 64, dtype=torch.float64).scatter_add(-1, sparse.indices.long(), dequantise(sparse).double())
+    # In units of a quarter, all of them are integers.
+    sent, kept, were = ((4 * part.double()).flatten().tolist() for part in (said, momentum, whole))
+    assert any(sent)
+    assert all(number.is_integer() for number in (*sent, *kept))
+    assert all(int(s) + int(k) == int(w) for s, k, w in zip(sent, kept, were, strict=True))
 
 
 @given(SEEDS)
@@ -49,9 +72,9 @@ def test_the_residual_is_that_of_the_reference(seed: int) -> None:
     assert (np.abs(momentum.double().numpy() - np.stack(left)) <= 1e-6 * scale).all()
 
 
-@given(SEEDS, st.integers(1, 70))
-def test_restoring_brings_back_every_bit(seed: int, topk: int) -> None:
-    grid = chunk_grid((24, 24), chunk_size=8, topk=topk)
+@given(SEEDS, st.integers(1, 70), BITS)
+def test_restoring_brings_back_every_bit(seed: int, topk: int, value_bits: ValueBits) -> None:
+    grid = chunk_grid((24, 24), chunk_size=8, topk=topk, value_bits=value_bits)
     before = random_momentum(seed, 9, 64)
     momentum = before.clone()
 

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from templar_pl.compression.grid import ValueBits, chunk_grid
 from templar_pl.compression.quantise import dequantise, quantise
+from templar_pl.compression.section import encode_section
 from templar_pl.compression.sparse import SparseChunks
 from templar_pl.compression.topk import keep_largest
 from tests.compression import reference
@@ -18,9 +20,12 @@ from tests.compression.payloads import to_slow
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-def sent_of(coefficients: Tensor, topk: int) -> SparseChunks:
+LEVEL_BITS: tuple[ValueBits, ...] = (2, 3, 8)
+
+
+def sent_of(coefficients: Tensor, topk: int, value_bits: ValueBits = 1) -> SparseChunks:
     kept = keep_largest(coefficients, topk)
-    return quantise(coefficients.gather(-1, kept.indices.long()), kept)
+    return quantise(coefficients.gather(-1, kept.indices.long()), kept, value_bits=value_bits)
 
 
 def one_chunk(code: int, base: int) -> SparseChunks:
@@ -54,6 +59,83 @@ def test_all_that_is_sent_is_finite_and_has_the_sign_of_its_coefficient(rows: li
     assert values.isfinite().all()
     assert (values * coefficients.gather(-1, sparse.indices.long()).sign() >= 0).all()
     assert ((values != 0).sum(-1) == sparse.counts).all()
+
+
+# Magnitudes far from both ends of fp32, and so near to each other that no chunk is silent.
+NEAR = st.tuples(st.floats(2.0**-6, 64, width=32), st.sampled_from([-1, 1])).map(math.prod)
+
+
+@given(st.lists(st.lists(NEAR, min_size=6, max_size=6), min_size=1, max_size=3), st.integers(1, 6))
+def test_values_of_8_bits_are_those_of_the_reference(rows: list[list[float]], topk: int) -> None:
+    coefficients = torch.tensor(rows, dtype=torch.float32)
+
+    slow, _ = reference.compress_levels([row.double().numpy() for row in coefficients], topk, 8)
+
+    assert to_slow(sent_of(coefficients, topk, 8)) == slow
+
+
+@pytest.mark.parametrize("value_bits", [2, 3])
+@given(st.lists(NEAR, min_size=1, max_size=12))
+def test_values_of_2_and_3_bits_have_the_least_squared_error_of_all_scales_and_levels(
+    value_bits: ValueBits, row: list[float]
+) -> None:
+    coefficients = torch.tensor([row], dtype=torch.float32)
+
+    sparse = sent_of(coefficients, len(row), value_bits)
+
+    error = (coefficients - dequantise(sparse)).double().square().sum().item()
+    magnitudes = coefficients.abs()[0].tolist()
+    least = min(reference.squared_error(magnitudes, scale, value_bits) for scale in range(-64, 64))
+    assert error <= least * (1 + 1e-5) + 1e-12
+
+
+@pytest.mark.parametrize("value_bits", LEVEL_BITS)
+@given(st.lists(st.lists(FINITE, min_size=5, max_size=5), min_size=1, max_size=3), st.integers(1, 5))
+def test_levels_of_any_finite_numbers_can_be_sent_and_have_their_signs(
+    value_bits: ValueBits, rows: list[list[float]], topk: int
+) -> None:
+    coefficients = torch.tensor(rows, dtype=torch.float32)
+    sparse = sent_of(coefficients, topk, value_bits)
+    grid = chunk_grid((len(rows) * 5,), chunk_size=5, topk=topk, value_bits=value_bits)
+
+    values = dequantise(sparse)
+
+    assert encode_section(sparse, grid)  # refuses what breaks a promise
+    assert values.isfinite().all()
+    assert (values * coefficients.gather(-1, sparse.indices.long()).sign() >= 0).all()
+
+
+@pytest.mark.parametrize("value_bits", LEVEL_BITS)
+def test_the_least_numbers_there_are_have_a_loudest_level(value_bits: ValueBits) -> None:
+    coefficients = (torch.arange(1, 200.0) * 2.0**-149)[:, None]
+
+    sparse = torch.cat([sent_of(row[None], 1, value_bits).below for row in coefficients])  # pyright: ignore
+
+    assert not sparse.any()
+
+
+@pytest.mark.parametrize("value_bits", LEVEL_BITS)
+def test_what_is_far_below_the_loudest_value_is_sent_at_the_lowest_level(value_bits: ValueBits) -> None:
+    sparse = sent_of(torch.tensor([[-1e-6, 1.0, 1.0, 1.0]]), 4, value_bits)
+
+    lowest = reference.STEPS[value_bits] * (2 ** (value_bits - 1) - 1)
+    assert sparse.below is not None
+    assert sparse.below.tolist() == [[lowest, 0, 0, 0]]
+    said = dequantise(sparse)[0].tolist()
+    assert -said[0] / said[1] == pytest.approx(2.0 ** (-lowest / 8))
+
+
+def test_the_more_bits_a_value_has_the_less_energy_is_lost() -> None:
+    coefficients = torch.randn(40, 4096, generator=torch.Generator().manual_seed(0))
+
+    lost = []
+    for value_bits in (1, *LEVEL_BITS):
+        sparse = sent_of(coefficients, 32, value_bits)
+        sent = coefficients.gather(-1, sparse.indices.long())
+        lost.append(float((sent - dequantise(sparse)).square().sum() / sent.square().sum()))
+
+    assert lost == sorted(lost, reverse=True)
+    assert lost[-1] < 0.0015  # an eighth of an octave is wrong by 2**(1 / 16) - 1 at most, half of that on average
 
 
 @given(st.integers(-1192, 1023))

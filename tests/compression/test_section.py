@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -91,10 +92,38 @@ def test_each_meaning_has_one_encoding_and_all_other_bytes_are_refused(numel: in
     assert len(meanings) == sets_with_signs + 1  # and the chunk that sends nothing
 
 
-def test_a_default_chunk_takes_41_bytes() -> None:
-    grid = chunk_grid((128, 192), chunk_size=64, topk=32)
+@pytest.mark.parametrize(("value_bits", "levels"), [(2, 2), (3, 4)])
+@pytest.mark.parametrize(("numel", "topk", "bits"), [(1, 1, [1, 1]), (3, 2, [4, 2]), (3, 3, [5, 3])])
+def test_each_meaning_of_levels_has_one_encoding_and_all_other_bytes_are_refused(
+    numel: int, topk: int, bits: list[int], value_bits: Literal[2, 3], levels: int
+) -> None:
+    grid = chunk_grid((numel,), chunk_size=64, topk=topk, value_bits=value_bits)
+    meanings = set()
 
-    assert section_bytes(grid) == 2 + 6 * 41
+    # One bit of padding more than is in use.
+    used = [*bits, topk * (value_bits - 1)]
+    for codes, *record in itertools.product((0, 255), *(range(2 ** (width + 1)) for width in used)):
+        section = bytes([0, 0, codes, *record])
+        try:
+            decoded = decode_section(memoryview(section), grid)
+        except SectionError:
+            continue
+        assert encode_section(decoded, grid) == section
+        assert decoded.below is not None
+        meanings.add((codes, *(tuple(part[0].tolist()) for part in (decoded.indices, decoded.negative, decoded.below))))
+
+    # At least one of the values is on the loudest level.
+    wanted = sum(
+        math.comb(numel, count) * 2**count * (levels**count - (levels - 1) ** count) for count in range(1, topk + 1)
+    )
+    assert len(meanings) == wanted + 1  # and the chunk that sends nothing
+
+
+@pytest.mark.parametrize(("value_bits", "size"), [(1, 41), (2, 45), (3, 49), (8, 69)])
+def test_a_chunk_of_32_values_takes_so_many_bytes(value_bits: Literal[1, 2, 3, 8], size: int) -> None:
+    grid = chunk_grid((128, 192), chunk_size=64, topk=32, value_bits=value_bits)
+
+    assert section_bytes(grid) == 2 + 6 * size
 
 
 PLAIN = chunk_grid((2, 9), chunk_size=4, topk=3)  # three chunks of 2 x 4
@@ -162,6 +191,52 @@ def test_a_base_of_a_silent_parameter_is_refused() -> None:
 
     with pytest.raises(SectionError, match="base must be 0 where no chunk sends anything, got 1"):
         decode_section(memoryview(slow_section(silent, PLAIN)), PLAIN)
+
+
+LEVELLED = replace(PLAIN, value_bits=3)
+LEVELS = make_chunks(
+    LEVELLED, [{0: False, 5: True}, {}, {1: True, 2: True, 7: True}], [9, 0, 255], 12,
+    [[3, 0, 0], [0, 0, 0], [0, 1, 2]],
+)  # fmt: skip
+BROKEN_LEVELS = {
+    "chunk 0: a value is not on a level of 2 eighths": row(LEVELS, "below", 0, [1, 0, 0]),
+    "chunk 2: a value is not on a level of 2 eighths": row(LEVELS, "below", 2, [0, 8, 0]),
+    "chunk 0: a filler has a level": row(LEVELS, "below", 0, [0, 0, 2]),
+    "chunk 1: a filler has a level": row(LEVELS, "below", 1, [2, 0, 0]),
+    "chunk 0: no value has level 0": row(LEVELS, "below", 0, [2, 4, 0]),
+    "chunk 2: no value has level 0": row(LEVELS, "below", 2, [2, 4, 2]),
+    "below must be torch.uint8 (3, 3), got torch.int64": replace(LEVELS, below=torch.zeros(3, 3, dtype=torch.int64)),
+    "values of 3 bit(s) must have `below`": replace(LEVELS, below=None),
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN_LEVELS)
+def test_levels_that_break_a_promise_are_not_encoded(reason: str) -> None:
+    with pytest.raises(SectionError) as caught:
+        encode_section(BROKEN_LEVELS[reason], LEVELLED)
+
+    assert str(caught.value).startswith(reason)
+
+
+def test_levels_of_values_of_one_bit_are_not_encoded() -> None:
+    with pytest.raises(SectionError, match="must not have `below`"):
+        encode_section(LEVELS, PLAIN)
+
+
+@pytest.mark.parametrize("reason", [reason for reason in BROKEN_LEVELS if "level 0" in reason or "filler" in reason])
+def test_levels_that_break_a_promise_are_refused_with_the_chunk(reason: str) -> None:
+    with pytest.raises(SectionError) as caught:
+        decode_section(memoryview(slow_section(BROKEN_LEVELS[reason], LEVELLED)), LEVELLED)
+
+    assert str(caught.value).startswith(reason)
+
+
+def test_padding_behind_the_levels_is_refused() -> None:
+    section = bytearray(slow_section(LEVELS, LEVELLED))
+    section[-1] |= 0b1000000  # three levels of two bits
+
+    with pytest.raises(SectionError, match="chunk 2: padding behind the levels is not zero"):
+        decode_section(memoryview(section), LEVELLED)
 
 
 def test_padding_behind_the_signs_is_refused() -> None:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from templar_pl.compression import ChunkGrid, ExactUpdate, check_exact_arithmetic, chunk_grid, combine, sign_of
-from templar_pl.compression.combine import clip_weights, equalised_scales
+from templar_pl.compression.combine import clip_weights, shared_scales
 from templar_pl.compression.exact import inverse_dct, rescale
+from templar_pl.compression.grid import ValueBits
 from templar_pl.errors import ConfigError
 from tests.compression import reference
 from tests.compression.payloads import arbitrary_payload, hostile_payload, to_sparse
@@ -25,6 +26,7 @@ Equalise = Literal["norm", "clip", "none"]
 RULES: tuple[Rule, ...] = ("mean", "sum")
 EQUALISE: tuple[Equalise, ...] = ("norm", "clip", "none")
 SEEDS = st.integers(0, 2**32 - 1)
+BITS: st.SearchStrategy[ValueBits] = st.sampled_from([1, 2, 3, 8])
 SHAPES = st.sampled_from([(), (1,), (7,), (0, 3), (13, 11), (5, 1), (1, 9), (2, 3, 2, 5), (8, 16)])
 
 
@@ -49,19 +51,24 @@ def assert_is_reference(payloads: list[SlowPayload], grid: ChunkGrid, chunk_size
                 assert all((g == w).all() for g, w in zip(got, wanted, strict=True)), (rule, equalise, dtype)
 
 
-@given(SEEDS, SHAPES, st.integers(1, 16), st.integers(1, 6), st.sampled_from([1, 2, 5]))
+@given(SEEDS, SHAPES, st.integers(1, 16), st.integers(1, 6), st.sampled_from([1, 2, 5]), BITS)
 def test_arbitrary_payloads_give_the_integers_of_the_reference(
-    seed: int, shape: tuple[int, ...], chunk_size: int, topk: int, num_payloads: int
+    seed: int, shape: tuple[int, ...], chunk_size: int, topk: int, num_payloads: int, value_bits: ValueBits
 ) -> None:
-    rng, grid = np.random.default_rng(seed), chunk_grid(shape, chunk_size=chunk_size, topk=topk)
+    rng = np.random.default_rng(seed)
+    grid = chunk_grid(shape, chunk_size=chunk_size, topk=topk, value_bits=value_bits)
 
     assert_is_reference([arbitrary_payload(rng, grid) for _ in range(num_payloads)], grid, chunk_size)
 
 
 @pytest.mark.parametrize("num_payloads", [1, 2, 16, 512])
 @pytest.mark.parametrize("kind", ["arbitrary", "alike", "loud", "mixed"])
-def test_any_number_of_payloads_gives_the_integers_of_the_reference(num_payloads: int, kind: str) -> None:
-    rng, grid = np.random.default_rng(num_payloads), chunk_grid((9, 7), chunk_size=6, topk=5)
+@pytest.mark.parametrize("value_bits", [1, 2, 3, 8])
+def test_any_number_of_payloads_gives_the_integers_of_the_reference(
+    num_payloads: int, kind: str, value_bits: ValueBits
+) -> None:
+    rng = np.random.default_rng(num_payloads)
+    grid = chunk_grid((9, 7), chunk_size=6, topk=5, value_bits=value_bits)
     payloads = [
         {
             "arbitrary": lambda: arbitrary_payload(rng, grid),
@@ -75,24 +82,34 @@ def test_any_number_of_payloads_gives_the_integers_of_the_reference(num_payloads
     assert_is_reference(payloads, grid, 6)
 
 
-@pytest.mark.parametrize("num_payloads", [2, 16])
-def test_full_size_chunks_give_the_integers_of_the_reference(num_payloads: int) -> None:
-    rng, grid = np.random.default_rng(0), chunk_grid((67, 64), chunk_size=64, topk=32)
+@pytest.mark.parametrize(("num_payloads", "value_bits"), [(2, 1), (16, 1), (16, 2), (16, 3), (16, 8)])
+def test_full_size_chunks_give_the_integers_of_the_reference(num_payloads: int, value_bits: ValueBits) -> None:
+    rng, grid = np.random.default_rng(0), chunk_grid((67, 64), chunk_size=64, topk=32, value_bits=value_bits)
 
     assert_is_reference([arbitrary_payload(rng, grid, spread=9) for _ in range(num_payloads)], grid, 64)
 
 
 @pytest.mark.parametrize(("rule", "num_payloads"), [("sum", 512), ("sum", 511), ("mean", 512)])
-def test_the_largest_sums_there_are_do_not_round(rule: Rule, num_payloads: int) -> None:
-    # All coefficients are sent by all, with the signs that add up at one place of the chunk.
-    grid = chunk_grid((64, 64), chunk_size=64, topk=4096)
+@pytest.mark.parametrize("equalise", EQUALISE)
+@pytest.mark.parametrize("value_bits", [1, 8])
+def test_the_largest_sums_there_are_do_not_round(
+    rule: Rule, num_payloads: int, equalise: Equalise, value_bits: ValueBits
+) -> None:
+    # All coefficients are sent by all, as loud as can be, with the signs that add up at one place of the chunk.
+    grid = chunk_grid((64, 64), chunk_size=64, topk=4096, value_bits=value_bits)
     signs = np.sign(np.outer(reference.cosines(64)[:, 3], reference.cosines(64)[:, 5])).reshape(-1)
-    payloads = [SlowPayload([{k: int(s) for k, s in enumerate(signs)}], [255], 0)] * num_payloads
+    sent = {k: int(s) for k, s in enumerate(signs)}
+    below = None if value_bits == 1 else [dict.fromkeys(sent, 0)]
+    payload = SlowPayload([sent], [255], 0, below)
 
-    got = exact(payloads, grid, rule, "none").integers
+    got = exact([payload] * num_payloads, grid, rule, equalise).integers
 
-    wanted = reference.update_integers(payloads, (64, 64), 64, rule, "none")
-    assert (got.double().numpy() == np.stack(wanted)).all()
+    # Python integers, as the reference would add them, but all alike.
+    magnitudes, _ = reference.chunk_scales([payload] * 2, 0, equalise)
+    sums = [s * magnitudes[0][k] * (num_payloads if rule == "sum" else 1) for k, s in sent.items()]
+    wanted, _ = reference.integer_inverse(sums, (64, 64), is_vector=False)
+    assert max(sums) >= (2**22 if rule == "sum" else 2**13)
+    assert got[0].long().tolist() == wanted
 
 
 @given(SEEDS, st.sampled_from(RULES), st.sampled_from(EQUALISE))
@@ -108,9 +125,12 @@ def test_the_order_of_payloads_changes_nothing(seed: int, rule: Rule, equalise: 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("equalise", EQUALISE)
-def test_integers_and_log_scales_are_close_to_the_update_in_real_numbers(rule: Rule, equalise: Equalise) -> None:
+@pytest.mark.parametrize("value_bits", [1, 2, 3, 8])
+def test_integers_and_log_scales_are_close_to_the_update_in_real_numbers(
+    rule: Rule, equalise: Equalise, value_bits: ValueBits
+) -> None:
     rng, shape = np.random.default_rng(5), (128, 100)
-    grid = chunk_grid(shape, chunk_size=64, topk=32)
+    grid = chunk_grid(shape, chunk_size=64, topk=32, value_bits=value_bits)
     payloads = [arbitrary_payload(rng, grid, spread=12) for _ in range(16)]
     for payload in payloads:
         payload.base = 3
@@ -189,12 +209,12 @@ def test_halves_in_equalised_scales_go_to_the_even_integer(num_sent: int) -> Non
     falling = SlowPayload([dict.fromkeys(range(num_sent), 1)] * 32, [255, *range(248, 0, -8)], 0)
     sparse = [to_sparse(payload, 16) for payload in (steady, falling)]
 
-    scales = equalised_scales(torch.stack([s.codes for s in sparse]), torch.stack([s.counts for s in sparse]))
+    scales = shared_scales(sparse, equalise="norm", device=CPU)
 
-    wanted = [reference.chunk_scales([steady, falling], chunk, "norm") for chunk in range(32)]
-    assert [
-        (column, e) for column, e in zip(scales.integers.T.tolist(), scales.eighths.tolist(), strict=True)
-    ] == wanted
+    for chunk in range(32):
+        wanted, eighths = reference.chunk_scales([steady, falling], chunk, "norm")
+        assert scales.integers[:, chunk, 0].tolist() == [magnitudes[0] for magnitudes in wanted]
+        assert scales.eighths[chunk] == eighths
 
 
 @pytest.mark.parametrize("shape", [(), (9,), (10, 70)])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from templar_pl.compression.grid import ChunkGrid, chunk_grid
+from templar_pl.compression.grid import ChunkGrid, ValueBits, chunk_grid
 from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
 from templar_pl.protocol import Expected, Header
 from templar_pl.units import Uid, Window
@@ -54,8 +54,14 @@ def expected(**changes: object) -> Expected:
     return Expected(**(values | changes))  # pyright: ignore[reportArgumentType]  # a table of mixed types
 
 
-def make_chunks(grid: ChunkGrid, lists: list[dict[int, bool]], codes: list[int], base: int) -> SparseChunks:
-    """Build chunks from {index: is negative} of each chunk."""
+STEPS = {1: 0, 2: 4, 3: 2, 8: 1}
+"""Bits a value -> eighths of an octave between two levels."""
+
+
+def make_chunks(
+    grid: ChunkGrid, lists: list[dict[int, bool]], codes: list[int], base: int, levels: list[list[int]] | None = None
+) -> SparseChunks:
+    """Build chunks from {index: is negative} of each chunk, and the levels of all its slots."""
     indices, negative, counts = [], [], []
     for sent in lists:
         places = sorted(sent)
@@ -70,6 +76,7 @@ def make_chunks(grid: ChunkGrid, lists: list[dict[int, bool]], codes: list[int],
         torch.tensor(counts, dtype=torch.int16),
         torch.tensor(codes, dtype=torch.uint8),
         base,
+        None if levels is None else STEPS[grid.value_bits] * torch.tensor(levels, dtype=torch.uint8).reshape(shape),
     )
 
 
@@ -79,7 +86,9 @@ def grids(draw: st.DrawFn) -> ChunkGrid:
     chunk_size = draw(st.integers(1, 64))
     side = st.integers(0, 2 * chunk_size)
     shape = tuple(draw(st.lists(side, max_size=2)))
-    return chunk_grid(shape, chunk_size=chunk_size, topk=draw(st.integers(1, chunk_size**2)))
+    topk = draw(st.integers(1, chunk_size**2))
+    value_bits: ValueBits = draw(st.sampled_from([1, 2, 3, 8]))
+    return chunk_grid(shape, chunk_size=chunk_size, topk=topk, value_bits=value_bits)
 
 
 @st.composite
@@ -98,7 +107,13 @@ def chunks_of(draw: st.DrawFn, grid: ChunkGrid) -> SparseChunks:
     if sending:
         codes[sending[-1]] = MAX_CODE
     base = draw(st.integers(-2048, 2047)) if sending else 0
-    return make_chunks(grid, lists, codes, base)
+    if grid.value_bits == 1:
+        return make_chunks(grid, lists, codes, base)
+    levels = places.integers(2 ** (grid.value_bits - 1), size=(grid.num_chunks, grid.topk))
+    for row, sent in zip(levels, lists, strict=True):
+        row[len(sent) :] = 0
+        row[places.integers(max(1, len(sent)))] = 0
+    return make_chunks(grid, lists, codes, base, levels.tolist())
 
 
 @st.composite
@@ -143,6 +158,10 @@ def assert_same(left: SparseChunks, right: SparseChunks) -> None:
         assert first.dtype == second.dtype, name
         assert torch.equal(first, second), name
     assert left.base == right.base
+    assert (left.below is None) == (right.below is None)
+    if left.below is not None and right.below is not None:
+        assert left.below.dtype == right.below.dtype
+        assert torch.equal(left.below, right.below)
 
 
 def slow_indices(row: list[int], bound: int) -> bytes:
@@ -159,9 +178,13 @@ def slow_indices(row: list[int], bound: int) -> bytes:
 def slow_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
     """The bytes of one parameter, chunk by chunk."""
     section = struct.pack("<h", chunks.base) + bytes(chunks.codes.tolist())
-    for row, signs in zip(chunks.indices.tolist(), chunks.negative.tolist(), strict=True):
+    for number, (row, signs) in enumerate(zip(chunks.indices.tolist(), chunks.negative.tolist(), strict=True)):
         sign_bits = sum(sign << place for place, sign in enumerate(signs))
         section += slow_indices(row, grid.chunk_numel) + sign_bits.to_bytes((len(signs) + 7) // 8, "little")
+        if chunks.below is not None:
+            width, levels = grid.value_bits - 1, (chunks.below[number] // STEPS[grid.value_bits]).tolist()
+            level_bits = sum(level << (width * place) for place, level in enumerate(levels))
+            section += level_bits.to_bytes((width * len(levels) + 7) // 8, "little")
     return section
 
 
