@@ -122,6 +122,10 @@ class CompressionConfig:
     """Bits a value: 1 sends the sign, with one magnitude for all values of a chunk; 2, 3 and 8 send 2, 4 and 128 levels
     of magnitude besides, for research."""
 
+    transform: Literal["dct", "none"] = "dct"
+    """What chunks of the gradient become before the largest coefficients are chosen: their DCT, or `none`: they stay as
+    they are, for research."""
+
     def __post_init__(self) -> None:
         _check(self, chunk_size=(1, MAX_CHUNK_SIZE), momentum_decay=(0, 1))
         _check(self, topk=(1, self.chunk_size**2))
@@ -129,6 +133,8 @@ class CompressionConfig:
             raise ConfigError(f"combine must be mean or sum, got {self.combine!r}")
         if self.equalise not in ("norm", "clip", "none"):
             raise ConfigError(f"equalise must be norm, clip or none, got {self.equalise!r}")
+        if self.transform not in ("dct", "none"):
+            raise ConfigError(f"transform must be dct or none, got {self.transform!r}")
         if self.value_bits not in (1, 2, 3, 8) or isinstance(self.value_bits, bool):
             raise ConfigError(f"value_bits must be 1, 2, 3 or 8, got {self.value_bits!r}")
 

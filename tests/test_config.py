@@ -159,6 +159,11 @@ def test_topk_must_fit_a_chunk() -> None:
         CompressionConfig(chunk_size=4, topk=17)
 
 
+def test_a_transform_is_dct_or_none() -> None:
+    with pytest.raises(ConfigError, match="transform must be dct or none, got 'fft'"):
+        CompressionConfig(transform="fft")  # pyright: ignore[reportArgumentType]  # a wrong value is the point
+
+
 @pytest.mark.parametrize("bits", [0, 4, 16, True, "1"])
 def test_values_have_1_2_3_or_8_bits(bits: object) -> None:
     with pytest.raises(ConfigError, match=f"value_bits must be 1, 2, 3 or 8, got {bits!r}"):

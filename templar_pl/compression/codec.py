@@ -60,7 +60,13 @@ class MomentumCodec:
         if product_dtype not in (torch.float32, torch.float64):
             raise ValueError(f"product_dtype must be torch.float32 or torch.float64, got {product_dtype}")
         self.grids: dict[str, ChunkGrid] = {
-            name: chunk_grid(tuple(shape), chunk_size=config.chunk_size, topk=config.topk, value_bits=config.value_bits)
+            name: chunk_grid(
+                tuple(shape),
+                chunk_size=config.chunk_size,
+                topk=config.topk,
+                value_bits=config.value_bits,
+                transform=config.transform,
+            )
             for name, shape in shapes.items()
         }
         self.momentum: dict[str, Tensor] = {

@@ -60,7 +60,7 @@ def rescale(integers: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 
 
 def inverse_dct(coefficients: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Transform integer coefficients back, in integers.
+    """Transform integer coefficients back, in integers; without a transform they are the result.
 
     Args:
         coefficients: (N, K) fp32 integers, at most 2**24 in magnitude.
@@ -71,6 +71,9 @@ def inverse_dct(coefficients: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = t
         (N, A, B) fp32 integers, and (N,) int32 exponents of the powers of two they were divided by.
     """
     device = coefficients.device
+    if grid.transform == "none":
+        chunks = coefficients.view(-1, grid.height, grid.width)
+        return chunks, torch.zeros(len(chunks), dtype=torch.int32, device=device)
     with full_precision(device):
         rows, shifts = rescale(coefficients.view(-1, grid.height, grid.width), OPERAND_LIMIT)
         values = (rows.to(dtype) @ integer_basis(grid.width, device, dtype)).to(torch.float32)
@@ -83,6 +86,8 @@ def inverse_dct(coefficients: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = t
 
 def unit_of(grid: ChunkGrid) -> float:
     """Return what the integer 1 of `inverse_dct` is worth in the orthonormal inverse DCT of unrescaled coefficients."""
+    if grid.transform == "none":
+        return 1.0
     sides = [grid.width] if grid.is_vector else [grid.height, grid.width]
     unit = 1.0
     for side in sides:

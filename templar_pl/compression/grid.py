@@ -12,6 +12,7 @@ from typing import Literal
 from templar_pl.config import MAX_CHUNK_SIZE
 
 ValueBits = Literal[1, 2, 3, 8]
+Transform = Literal["dct", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class ChunkGrid:
 
     value_bits: ValueBits = 1
     """Bits a value: one for the sign, the others for a level of magnitude."""
+
+    transform: Transform = "dct"
+    """What a chunk of the parameter becomes; with `none` its coefficients are its elements."""
 
     @property
     def is_vector(self) -> bool:
@@ -74,7 +78,9 @@ class ChunkGrid:
         return self.height * self.width
 
 
-def chunk_grid(shape: tuple[int, ...], *, chunk_size: int, topk: int, value_bits: ValueBits = 1) -> ChunkGrid:
+def chunk_grid(
+    shape: tuple[int, ...], *, chunk_size: int, topk: int, value_bits: ValueBits = 1, transform: Transform = "dct"
+) -> ChunkGrid:
     """Choose the chunks of a parameter.
 
     Args:
@@ -82,9 +88,10 @@ def chunk_grid(shape: tuple[int, ...], *, chunk_size: int, topk: int, value_bits
         chunk_size: longest side of a chunk, 1..MAX_CHUNK_SIZE.
         topk: coefficients to send per chunk, at least 1; chunks with fewer elements send all of them.
         value_bits: bits a value; 1, 2, 3 or 8.
+        transform: `dct`, or `none`: elements are sent as they are.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or there is no such transform.
     """
     if not 1 <= chunk_size <= MAX_CHUNK_SIZE:
         raise ValueError(f"chunk_size must be in 1..{MAX_CHUNK_SIZE}, got {chunk_size}")
@@ -92,9 +99,11 @@ def chunk_grid(shape: tuple[int, ...], *, chunk_size: int, topk: int, value_bits
         raise ValueError(f"topk must be at least 1, got {topk}")
     if value_bits not in (1, 2, 3, 8):
         raise ValueError(f"value_bits must be 1, 2, 3 or 8, got {value_bits}")
+    if transform not in ("dct", "none"):
+        raise ValueError(f"transform must be dct or none, got {transform!r}")
     if len(shape) < 2:
         height, width = 1, math.prod(shape)
     else:
         height, width = shape[0], math.prod(shape[1:])
     height, width = (min(chunk_size, max(1, side)) for side in (height, width))
-    return ChunkGrid(tuple(shape), height, width, min(topk, height * width), value_bits)
+    return ChunkGrid(tuple(shape), height, width, min(topk, height * width), value_bits, transform)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from templar_pl.compression.dct import fold_dct_
+from templar_pl.compression.dct import fold_dct_, to_chunks
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.quantise import dequantise, quantise
 from templar_pl.compression.sparse import SparseChunks
@@ -31,6 +31,8 @@ class Sent:
 def accumulate_(momentum: Tensor, gradient: Tensor | None, grid: ChunkGrid, *, decay: float, lr: float) -> None:
     """Set momentum to decay * momentum + lr * DCT(gradient), in fp32; decay and lr are rounded to fp32 first.
 
+    Where the grid has no transform, the gradient itself takes the place of its DCT.
+
     Args:
         momentum: (N, K) fp32.
         gradient: of the shape `grid.shape`, any float dtype, finite; None only decays.
@@ -43,6 +45,8 @@ def accumulate_(momentum: Tensor, gradient: Tensor | None, grid: ChunkGrid, *, d
     """
     if gradient is None:
         momentum.mul_(decay)
+    elif grid.transform == "none":
+        momentum.mul_(decay).add_(to_chunks(gradient, grid).view_as(momentum), alpha=lr)
     else:
         fold_dct_(momentum, gradient, grid, decay=decay, lr=lr)
 

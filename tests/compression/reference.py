@@ -277,7 +277,12 @@ def integer_inverse(coefficients: list[int], shape: tuple[int, int], *, is_vecto
 
 
 def update_integers(
-    payloads: list[SlowPayload], shape: tuple[int, ...], chunk_size: int, rule: str, equalise: str
+    payloads: list[SlowPayload],
+    shape: tuple[int, ...],
+    chunk_size: int,
+    rule: str,
+    equalise: str,
+    transform: str = "dct",
 ) -> list[Array]:
     """Return the integers of every chunk of the update."""
     num_chunks = len(cut(np.zeros(shape), chunk_size))
@@ -285,6 +290,9 @@ def update_integers(
     chunks = []
     for chunk in range(num_chunks):
         coefficients = combined_chunk(payloads, chunk, sides[0] * sides[1], rule, equalise)
+        if transform == "none":
+            chunks.append(np.array(coefficients, dtype=np.float64).reshape(sides))
+            continue
         integers, _ = integer_inverse(coefficients, sides, is_vector=len(shape) < 2)
         chunks.append(np.array(integers, dtype=np.float64))
     return chunks

@@ -43,6 +43,7 @@ NATIVE_RULES: list[tuple[Literal["mean", "sum"], Literal["norm", "clip", "none"]
 ]  # fmt: skip
 RULES = [*NATIVE_RULES, ("mean", "clip"), ("sum", "clip")]
 FORMS: list[dict[str, object]] = [{"value_bits": bits} for bits in (1, 2, 3, 8)]
+FORMS += [{"transform": "none"}, {"transform": "none", "value_bits": 3}]
 needs_native = pytest.mark.skipif(bool(native_fault()), reason=native_fault() or "native is there")
 
 
@@ -156,7 +157,8 @@ def test_real_payloads_of_every_form_mean_what_python_integers_say(
         update = made.update(bodies[:num_payloads])
         for name in ("edges", "vector", "scalar"):
             slow = [to_slow(body[name]) for body in bodies[:num_payloads]]
-            chunks = reference.update_integers(slow, SHAPES[name], 32, rule, equalise)
+            transform = made.grids[name].transform
+            chunks = reference.update_integers(slow, SHAPES[name], 32, rule, equalise, transform)
             wanted = np.sign(reference.paste(chunks, SHAPES[name], 32))
             assert (update[name].double().numpy() == wanted).all(), (name, num_payloads)
 
@@ -301,7 +303,8 @@ def test_native_is_chosen_where_it_knows_the_settings(rules: tuple[str, str]) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("equalise", "clip"), ("value_bits", 2), ("value_bits", 3), ("value_bits", 8)]
+    ("name", "value"),
+    [("equalise", "clip"), ("value_bits", 2), ("value_bits", 3), ("value_bits", 8), ("transform", "none")],
 )
 def test_native_is_not_chosen_for_a_setting_it_does_not_know_and_refused_if_asked_for(name: str, value: object) -> None:
     assert codec("auto", **{name: value}).backend == "torch"

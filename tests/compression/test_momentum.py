@@ -122,3 +122,13 @@ def test_200_windows_in_coefficient_space_are_those_in_parameter_space() -> None
     assert error <= 1e-6
     got = [set(row) for row in compress_(momentum, grid).sparse.indices.tolist()]
     assert got == [set(reference.largest_places(row, 32)) for row in wanted]
+
+
+def test_without_a_transform_the_elements_of_the_gradient_are_the_coefficients() -> None:
+    grid = chunk_grid((6, 5), chunk_size=4, topk=2, transform="none")
+    gradient, momentum = torch.arange(30.0).view(6, 5), torch.ones(4, 16)
+
+    accumulate_(momentum, gradient, grid, decay=0.5, lr=2.0)
+
+    chunks = reference.cut(gradient.double().numpy(), 4)
+    assert momentum.tolist() == [(0.5 + 2 * chunk.reshape(-1)).tolist() for chunk in chunks]

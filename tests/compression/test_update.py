@@ -146,6 +146,31 @@ def test_integers_and_log_scales_are_close_to_the_update_in_real_numbers(
     assert is_tiny.double().mean() < 0.01
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("equalise", EQUALISE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_a_transform_the_update_is_what_is_sent(rule: Rule, equalise: Equalise, dtype: torch.dtype) -> None:
+    rng, grid = np.random.default_rng(3), chunk_grid((9, 7), chunk_size=6, topk=5, transform="none")
+    payloads = [arbitrary_payload(rng, grid, spread=9) for _ in range(5)]
+
+    update = exact(payloads, grid, rule, equalise, dtype)
+
+    wanted = reference.update_integers(payloads, (9, 7), 6, rule, equalise, "none")
+    assert (update.integers.double().numpy() == np.stack(wanted)).all()
+
+
+def test_without_a_transform_one_payload_is_worth_its_values() -> None:
+    grid = chunk_grid((4, 4), chunk_size=4, topk=3, transform="none", value_bits=2)
+    payload = SlowPayload([{0: 1, 5: -1, 15: 1}], [255], -255, [{0: 0, 5: 4, 15: 4}])
+
+    update = exact([payload], grid, "sum", "clip")
+
+    worth = update.integers[0].double() * 2.0 ** (int(update.eighths[0]) / 8) * update.unit
+    wanted = torch.zeros(16, dtype=torch.float64)
+    wanted[[0, 5, 15]] = torch.tensor([1, -(2**-0.5), 2**-0.5], dtype=torch.float64)
+    assert torch.allclose(worth.flatten(), wanted, atol=1e-4)
+
+
 def test_equalised_payloads_count_alike_whatever_their_loudness() -> None:
     grid = chunk_grid((8, 8), chunk_size=8, topk=2)
     quiet, loud = SlowPayload([{0: 1, 5: 1}], [255], -700), SlowPayload([{0: -1, 6: 1}], [255], 600)
