@@ -21,6 +21,7 @@ FLAGS = [
     "-O3",
     "-fPIC",
     "-shared",
+    "-pthread",
     "-Wall",
     "-Wextra",
     "-Werror",

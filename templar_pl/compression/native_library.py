@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from templar_pl.config import MAX_CHUNK_SIZE
 LEVELS = {"AVX512": "avx512", "AVX2": "avx2"}
 """What torch calls the abilities of this processor -> the library that uses them; `default` for all others."""
 
+CHUNKS_A_HELPER = {"native_check": 8192, "native_finish": 8192, "native_restore": 1024}
+MIN_CHUNKS_A_HELPER = 32
+"""Chunks for which one more thread is worth its start, some 30 us: by function, and for all others."""
+
 FOLD, TAKE = 1, 2
 """Steps of a send."""
 
@@ -39,7 +43,7 @@ class NativeError(RuntimeError):
 
 
 class _Splits(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_float * size**2) for name, size in (("a", 32), ("b", 16), ("c", 8), ("d", 8))]
+    _fields_ = [(name, _I32 * (size**2 // 2)) for name, size in (("a", 32), ("b", 16), ("c", 8), ("d", 8))]
 
 
 class Tables(ctypes.Structure):
@@ -55,7 +59,7 @@ class Tables(ctypes.Structure):
         ("highest", _I32),
         ("scales", _I32 * 129),
         ("eighths", _I32 * 8),
-        ("forward64", _Splits),
+        ("cosines", ctypes.c_float * (MAX_CHUNK_SIZE + 1)),
         ("inverse64", _Splits),
     ]
 
@@ -104,13 +108,9 @@ class Library:
     def run(self, function: str, job: Job, *, threads: int) -> None:
         """Call a function on a job in several threads, which share the work."""
         job.tables, job.next = ctypes.addressof(self.tables), 0
-        call: Callable[[object], object] = getattr(self._library, function)
-        helpers = [Thread(target=call, args=(ctypes.byref(job),), daemon=True) for _ in range(threads - 1)]
-        for helper in helpers:
-            helper.start()
-        call(ctypes.byref(job))
-        for helper in helpers:
-            helper.join()
+        work = getattr(self._library, function)
+        helpers = min(threads - 1, job.num_chunks // CHUNKS_A_HELPER.get(function, MIN_CHUNKS_A_HELPER))
+        self._library.native_run(work, ctypes.byref(job), helpers)
 
     def _new_tables(self) -> Tables:
         sizes = range(1, MAX_CHUNK_SIZE + 1)
@@ -128,6 +128,9 @@ class Library:
             highest=HIGHEST,
             scales=(_I32 * 129)(*scale_table()),
             eighths=(_I32 * 8)(*eighth_mantissas()),
+            cosines=(ctypes.c_float * (MAX_CHUNK_SIZE + 1))(
+                *(math.cos(math.pi * i / 128) for i in range(MAX_CHUNK_SIZE + 1))
+            ),
         )
 
     def _address(self, tensor: Tensor) -> int:

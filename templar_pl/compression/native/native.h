@@ -13,10 +13,10 @@
 #define CHUNKS_AT_ONCE 32       /* what a thread takes from a job at a time */
 #define BASE_BYTES 2            /* at the start of a section */
 
-/* A 64-point transform with three even/odd splits: 1408 products instead of 4096. Each matrix is stored in groups of
- * four outputs: [outputs / 4][inputs][4]. */
+/* The 64-point inverse with three even/odd splits. An element is two int16, of inputs 2 n and 2 n + 1; each matrix is
+ * stored in groups of four outputs: [outputs / 4][inputs / 2][4]. */
 typedef struct {
-    float odd32[32 * 32], odd16[16 * 16], odd8[8 * 8], even8[8 * 8];
+    int32_t odd32[32 * 16], odd16[16 * 8], odd8[8 * 4], even8[8 * 4];
 } splits_t;
 
 typedef struct {
@@ -28,7 +28,8 @@ typedef struct {
     int32_t lowest, highest;        /* log scales that can be sent */
     int32_t scales[129];            /* T of the design */
     int32_t eighths[8];             /* M8 of the design */
-    splits_t forward64, inverse64;  /* filled by `native_prepare` */
+    float cosines[EDGE + 1];        /* of pi i / 128 */
+    splits_t inverse64;             /* filled by `native_prepare` */
 } tables_t;
 
 typedef struct {
@@ -63,5 +64,8 @@ typedef struct {
     int32_t steps;               /* send: FOLD, TAKE or both */
     int32_t is_mean;             /* receive */
 } job_t;
+
+/* A function of the library that threads share: native_send, ... */
+typedef void (*work_t)(job_t *);
 
 #endif

@@ -1,24 +1,23 @@
 /* Tables that follow from others, and what Python must agree on. */
 #include "native.h"
 
-/* Store a matrix in groups of four outputs. Element (k, n) of `basis` is at first + k * row + n * column. */
-static void pack(float *to, const float *first, int size, long row, long column) {
+/* Store what the frequencies `first` + n `step` of the integer basis, row = frequency, are at the places 0..size - 1. */
+static void pack(int32_t *to, const float *basis, int size, int first, int step) {
     for (int k = 0; k < size; k += 4)
-        for (int n = 0; n < size; n++)
-            for (int j = 0; j < 4; j++) *to++ = first[(k + j) * row + n * column];
+        for (int n = 0; n < size; n += 2)
+            for (int j = 0; j < 4; j++) {
+                const float *low = basis + (first + n * step) * EDGE + k + j, *high = low + step * EDGE;
+                *to++ = (int32_t)((uint32_t)(uint16_t)(int16_t)*low | (uint32_t)(int32_t)*high << 16);
+            }
 }
 
-/* Fill `forward64` and `inverse64` from the bases of size 64. */
+/* Fill `inverse64` from the integer basis of size 64. */
 void native_prepare(tables_t *t) {
-    const float *f = t->forward[EDGE], *i = t->inverse[EDGE]; /* f: place x frequency; i: frequency x place */
-    pack(t->forward64.odd32, f + 1, 32, 2, EDGE);
-    pack(t->forward64.odd16, f + 2, 16, 4, EDGE);
-    pack(t->forward64.odd8, f + 4, 8, 8, EDGE);
-    pack(t->forward64.even8, f, 8, 8, EDGE);
-    pack(t->inverse64.odd32, i + 1 * EDGE, 32, 1, 2 * EDGE);
-    pack(t->inverse64.odd16, i + 2 * EDGE, 16, 1, 4 * EDGE);
-    pack(t->inverse64.odd8, i + 4 * EDGE, 8, 1, 8 * EDGE);
-    pack(t->inverse64.even8, i, 8, 1, 8 * EDGE);
+    const float *basis = t->inverse[EDGE];
+    pack(t->inverse64.odd32, basis, 32, 1, 2);
+    pack(t->inverse64.odd16, basis, 16, 2, 4);
+    pack(t->inverse64.odd8, basis, 8, 4, 8);
+    pack(t->inverse64.even8, basis, 8, 0, 8);
 }
 
 /* Write the sizes of the structures. */

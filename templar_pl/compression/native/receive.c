@@ -2,6 +2,7 @@
  *
  * Additions of integers are exact in any order, and so are fp32 sums of integers below 2^24.
  */
+#include "inverse.h"
 #include "native.h"
 #include "record.h"
 #include "transform.h"
@@ -16,6 +17,7 @@ typedef struct {
     uint64_t touched[NUMEL / 64]; /* bit i % 64 of word i / 64: coefficient i was sent */
     float values[NUMEL + LANES], senders[NUMEL + LANES]; /* of what was sent, in order */
     float rows[NUMEL] __attribute__((aligned(64)));      /* transformed along the rows */
+    int32_t pairs[NUMEL / 2] __attribute__((aligned(64)));
     float tile[NUMEL];
     int64_t scales[MAX_PEERS];
 } scratch_t;
@@ -95,19 +97,25 @@ static void tally_usual(scratch_t *s, const uint8_t *record, int64_t scale) {
     }
 }
 
-/* Divide values, integers, by the least power of two that brings them into the limit; they are padded to LANES. */
-static void rescale(float *values, int count, float largest) {
-    float power = 1;
-    while (largest * power > OPERAND_LIMIT) power *= 0.5f;
-    if (power == 1) return;
-    for (int i = 0; i < count; i += LANES) store(values + i, nearest(load(values + i) * power));
-}
-
 static float largest_of(const float *values, int count) {
     ivec most = {0};
     for (int i = 0; i < count; i += LANES) most = larger(most, magnitude_bits(load(values + i)));
     const union { int32_t bits; float value; } number = {largest_lane(most)};
     return number.value;
+}
+
+/* Return the largest power of two, at most 1, that brings integers into the limit. */
+static float power_for(float largest) {
+    float power = 1;
+    while (largest * power > OPERAND_LIMIT) power *= 0.5f;
+    return power;
+}
+
+/* Multiply integers, padded to LANES, by that power, halves to even. */
+static void rescale(float *values, int count) {
+    const float power = power_for(largest_of(values, count));
+    if (power == 1) return;
+    for (int i = 0; i < count; i += LANES) store(values + i, nearest(load(values + i) * power));
 }
 
 /* Collect the combined values in order, rescaled; forget the tallies. Return how many there are. */
@@ -124,7 +132,7 @@ static int collect(scratch_t *s, int is_mean) {
     if (is_mean)
         for (int i = 0; i < count; i += LANES)
             store(s->values + i, nearest(load(s->values + i) / load(s->senders + i)));
-    rescale(s->values, count, largest_of(s->values, count));
+    rescale(s->values, count);
     return count;
 }
 
@@ -176,13 +184,12 @@ static void receive_chunk(const job_t *job, const parameter_t *p, int64_t chunk,
     collect(s, job->is_mean);
     if (numel == NUMEL) {
         across64(job->tables, s);
-        rescale(s->rows, NUMEL, largest_of(s->rows, NUMEL));
+        pair_frequencies(s->rows, power_for(largest_of(s->rows, NUMEL)), s->pairs);
         if (row + EDGE <= p->rows && column + EDGE <= p->columns) {
-            inverse64_signs(&job->tables->inverse64, s->rows, p->update + row * p->columns + column, p->columns,
-                            next_tile(p, p->update, chunk));
+            inverse64_signs(&job->tables->inverse64, s->pairs, p->update + row * p->columns + column, p->columns);
             return;
         }
-        inverse64_signs(&job->tables->inverse64, s->rows, s->tile, EDGE, (ahead_t){s->tile, 0});
+        inverse64_signs(&job->tables->inverse64, s->pairs, s->tile, EDGE);
         paste_tile(p, row, column, s->tile, 1);
         return;
     }
@@ -191,7 +198,7 @@ static void receive_chunk(const job_t *job, const parameter_t *p, int64_t chunk,
         paste_tile(p, row, column, s->rows, 0);
         return;
     }
-    rescale(s->rows, NUMEL, largest_of(s->rows, NUMEL));
+    rescale(s->rows, NUMEL);
     inverse_any_signs(job->tables, p, s->rows, s->tile);
     paste_tile(p, row, column, s->tile, 1);
 }

@@ -42,17 +42,20 @@ static int32_t reached_by(const int32_t *values, int count, int topk, int32_t le
     return (int32_t)low;
 }
 
-/* Return a magnitude, above zero, that at least topk of 4096 coefficients reach, if so many are not zero. */
-static int32_t lower_bound(const float *values, int topk) {
-    const int32_t octave = 1 << 23;
-    int32_t maxima[GROUPS] __attribute__((aligned(64)));
-    ivec all = {0};
+/* Find the largest magnitude of every GROUP of 4096 coefficients. */
+static void find_maxima(const float *values, int32_t maxima[GROUPS]) {
     for (int g = 0; g < GROUPS / LANES; g++) {
         ivec most = {0};
         for (int i = 0; i < GROUP; i++) most = larger(most, magnitude_bits(load(values + (g * GROUP + i) * LANES)));
         *(ivec *)(maxima + g * LANES) = most;
-        all = larger(all, most);
     }
+}
+
+/* Return a magnitude, above zero, that at least topk of 4096 coefficients reach, if so many are not zero. */
+static int32_t lower_bound(const int32_t maxima[GROUPS], int topk) {
+    const int32_t octave = 1 << 23;
+    ivec all = {0};
+    for (int g = 0; g < GROUPS; g += LANES) all = larger(all, *(const ivec *)(maxima + g));
     /* Magnitudes at the threshold are alike: look within four octaves of the largest first. */
     int32_t least = largest_lane(all) - 4 * octave;
     if (least < 1 || count_from(maxima, GROUPS, least) < topk) least = 1;
@@ -90,8 +93,8 @@ static void filter(const float *values, int numel, int32_t least, found_t *found
 }
 
 /* Find the places of the topk largest magnitudes, ascending; of equal ones the lower, zeros never. Return how many. */
-static int select_largest(const float *values, int numel, int topk, found_t *found, uint16_t *places) {
-    const int32_t bound = numel == NUMEL && topk <= MOST_BY_GROUPS ? lower_bound(values, topk) : 1;
+static int select_largest(const float *values, int numel, int topk, const int32_t *maxima, found_t *found, uint16_t *places) {
+    const int32_t bound = maxima && topk <= MOST_BY_GROUPS ? lower_bound(maxima, topk) : 1;
     filter(values, numel, bound, found);
     const int count = found->count;
     if (count <= topk) {

@@ -1,4 +1,5 @@
 /* Momentum of a gradient, the largest of it, and the bytes that say so; chunk by chunk, while it is in the cache. */
+#include "cosine.h"
 #include "native.h"
 #include "record.h"
 #include "select.h"
@@ -20,7 +21,13 @@ static void decay_only(float *momentum, int numel, float decay) {
     for (int i = 0; i < numel; i++) momentum[i] *= decay;
 }
 
-static void fold_chunk(const job_t *job, const parameter_t *p, int64_t chunk, float *momentum) {
+/* Return the tile to the right, which most likely comes next; asking for memory that is not there does no harm. */
+static ahead_t next_tile(const parameter_t *p, int64_t chunk) {
+    const long next = chunk + 1, row = next / p->chunk_columns * EDGE, column = next % p->chunk_columns * EDGE;
+    return (ahead_t){p->gradient + row * p->columns + column, p->columns};
+}
+
+static void fold_chunk(const job_t *job, const parameter_t *p, int64_t chunk, float *momentum, int32_t *maxima) {
     const int numel = p->height * p->width;
     if (!p->gradient) {
         decay_only(momentum, numel, job->decay);
@@ -34,10 +41,10 @@ static void fold_chunk(const job_t *job, const parameter_t *p, int64_t chunk, fl
     if (is_whole) tile = p->gradient + row * p->columns + column, stride = p->columns;
     else copy_tile(p, row, column, a);
     if (numel == NUMEL) {
-        forward64(&job->tables->forward64, tile, stride, b, next_tile(p, p->gradient, chunk));
+        forward64(job->tables->cosines, tile, stride, b, next_tile(p, chunk));
         transpose64(b, a);
-        forward64(&job->tables->forward64, a, EDGE, b, (ahead_t){momentum + NUMEL, EDGE});
-        fold_transposed64(momentum, b, job->decay, p->weight);
+        forward64(job->tables->cosines, a, EDGE, b, (ahead_t){momentum + NUMEL, EDGE});
+        fold_transposed64(momentum, b, job->decay, p->weight / 32, maxima);
         return;
     }
     if (is_whole) copy_tile(p, row, column, a);
@@ -55,13 +62,13 @@ static int log_scale(const tables_t *t, double magnitude) {
     return scale < t->lowest ? t->lowest : scale > t->highest ? t->highest : scale;
 }
 
-static void take_chunk(const job_t *job, parameter_t *p, int64_t chunk, float *momentum) {
+static void take_chunk(const job_t *job, parameter_t *p, int64_t chunk, float *momentum, const int32_t *maxima) {
     const layout_t f = is_usual(p) ? USUAL : layout_of(p);
     uint8_t *record = job->body + p->section + BASE_BYTES + p->num_chunks + chunk * f.record_bytes;
     float *originals = p->originals + chunk * f.topk;
     found_t found;
     uint16_t places[NUMEL];
-    const int count = select_largest(momentum, p->height * p->width, f.topk, &found, places);
+    const int count = select_largest(momentum, p->height * p->width, f.topk, maxima, &found, places);
     double sum = 0;
     for (int i = 0; i < count; i++) sum += __builtin_fabsf(originals[i] = momentum[places[i]]);
     if (is_usual(p)) write_places(record, places, count, USUAL), write_signs(record, momentum, places, count, USUAL);
@@ -81,8 +88,11 @@ void native_send(job_t *job) {
     while ((p = take_chunks(job, &first, &last)))
         for (int64_t chunk = first; chunk < last; chunk++) {
             float *momentum = p->momentum + chunk * p->height * p->width;
-            if (job->steps & FOLD) fold_chunk(job, p, chunk, momentum);
-            if (job->steps & TAKE) take_chunk(job, p, chunk, momentum);
+            const int is_square = p->height * p->width == NUMEL;
+            int32_t maxima[GROUPS];
+            if (job->steps & FOLD) fold_chunk(job, p, chunk, momentum, maxima);
+            if (is_square && !(job->steps & FOLD && p->gradient)) find_maxima(momentum, maxima);
+            if (job->steps & TAKE) take_chunk(job, p, chunk, momentum, is_square ? maxima : NULL);
         }
 }
 

@@ -1,11 +1,14 @@
 /* Vectors as wide as the processor's, in the compiler's own notation, and the 8 x 8 transpose.
  *
- * No intrinsics but for the search in `select.h`, so the same code runs on any processor.
+ * Intrinsics only where the notation has no words, and beside them what other processors run.
  */
 #ifndef TEMPLAR_VECTORS_H
 #define TEMPLAR_VECTORS_H
 
 #include <stdint.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -21,6 +24,7 @@
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t eight_bits __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t places __attribute__((vector_size(32)));
 
 INLINE vec load(const float *from) { return *(const vec *)from; }
@@ -30,7 +34,26 @@ INLINE ivec larger(ivec a, ivec b) {
     for (int lane = 0; lane < LANES; lane++) a[lane] = a[lane] > b[lane] ? a[lane] : b[lane];
     return a;
 }
-INLINE vec sign_of(vec x) { return __builtin_convertvector((x < 0) - (x > 0), vec); }
+INLINE eight_bits larger_eight(eight_bits a, eight_bits b) {
+    for (int lane = 0; lane < 8; lane++) a[lane] = a[lane] > b[lane] ? a[lane] : b[lane];
+    return a;
+}
+INLINE ivec smaller(ivec a, ivec b) {
+    for (int lane = 0; lane < LANES; lane++) a[lane] = a[lane] < b[lane] ? a[lane] : b[lane];
+    return a;
+}
+INLINE vec sign_of(ivec x) { return __builtin_convertvector(smaller(larger(x, (ivec){0} - 1), (ivec){0} + 1), vec); }
+
+/* Return a.low * b.low + a.high * b.high in every lane; low and high are the int16 that an int32 is made of. */
+INLINE ivec products(ivec a, int32_t b) {
+#if defined(__AVX512BW__)
+    return (ivec)_mm512_madd_epi16((__m512i)a, _mm512_set1_epi32(b));
+#elif defined(__AVX2__)
+    return (ivec)_mm256_madd_epi16((__m256i)a, _mm256_set1_epi32(b));
+#else
+    return ((a << 16) >> 16) * (int16_t)b + (a >> 16) * (b >> 16);
+#endif
+}
 
 INLINE int32_t largest_lane(ivec value) {
     int32_t largest = 0;
