@@ -27,8 +27,9 @@ class Body(Mapping[str, SparseChunks]):
             decoded: what the bytes say, if that is known already.
         """
         self.data, self.grids = data, grids
-        self.squares: tuple[int, ...] | None = None
-        """Sum of the squares of what is sent of each parameter, base 0, times 2**30, if it is known already."""
+        self.squares: tuple[tuple[int, int], ...] | None = None
+        """Sum of the squares of what is sent of each parameter, times 2**30, if it is known already: with base 0, and
+        with the base modulo 4."""
 
         self._decoded = decoded
         self._starts = section_starts(grids)

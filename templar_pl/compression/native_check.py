@@ -38,8 +38,6 @@ def native_fault() -> str:
 
 def missing_option(config: CompressionConfig) -> str:
     """Return the setting that the compiled library does not know, as `name: value`; empty if it knows all."""
-    if config.equalise == "clip":
-        return "equalise: clip"
     if config.transform != "dct":
         return f"transform: {config.transform}"
     return _missing_form(config.value_bits)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from templar_pl.compression.body import Body, encode_body, read_body
-from templar_pl.compression.combine import inverse_norm
+from templar_pl.compression.combine import Equalise, clip_weights, inverse_norm
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.native_library import FOLD, TAKE, Parameter, Plan, address_of, load_library, plan_of
 from templar_pl.compression.section import SectionError
@@ -85,7 +85,7 @@ class NativeEngine:
         parameters = self._plan.parameters()
         for slot, name in zip(parameters, self._names, strict=True):
             slot.update = out[name].data_ptr()
-        weights = _weights(bodies, len(self._names)) if self._config.equalise == "norm" else None
+        weights = _weights(bodies, self._plan, self._config.equalise)
         self._run(
             "native_receive",
             parameters,
@@ -94,6 +94,7 @@ class NativeEngine:
             mantissas=None if weights is None else weights[0].ctypes.data,
             exponents=None if weights is None else weights[1].ctypes.data,
             is_mean=self._config.combine == "mean",
+            is_clip=self._config.equalise == "clip",
         )
 
     def _take_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], steps: int) -> Body:
@@ -148,7 +149,7 @@ def check_body(data: bytes | memoryview, grids: Mapping[str, ChunkGrid]) -> Body
     return body
 
 
-def _squares_of(data: bytes, plan: Plan) -> tuple[int, ...] | None:
+def _squares_of(data: bytes, plan: Plan) -> tuple[tuple[int, int], ...] | None:
     """Return what `Body.squares` says of a body; None if a section is wrong."""
     parameters = plan.parameters()
     job = plan.job(parameters)
@@ -156,7 +157,12 @@ def _squares_of(data: bytes, plan: Plan) -> tuple[int, ...] | None:
     load_library().run("native_check", job, threads=torch.get_num_threads())
     if any(slot.is_wrong for slot in parameters):
         return None
-    return tuple(a + (b << 64) + ((c + (d << 64)) << 32) for a, b, c, d in (slot.square for slot in parameters))
+    return tuple((_joined(slot.square), _joined(slot.shifted)) for slot in parameters)
+
+
+def _joined(words: Sequence[int]) -> int:
+    low, high = words[0] + (words[1] << 64), words[2] + (words[3] << 64)
+    return low + (high << 32)
 
 
 def _as_native(gradient: Tensor) -> Tensor:
@@ -171,11 +177,23 @@ def _checked(payload: Mapping[str, SparseChunks], grids: Mapping[str, ChunkGrid]
     return body
 
 
-def _weights(bodies: Sequence[Body], num_parameters: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return mantissas and exponents of the weights that equalise payloads, each (peers * parameters,)."""
-    pairs = [inverse_norm(square) for body in bodies for square in body.squares or ()]
-    table = np.array(pairs, dtype=np.int32).reshape(len(bodies) * num_parameters, 2)
-    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+def _weights(
+    bodies: Sequence[Body], plan: Plan, equalise: Equalise
+) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+    """Return mantissas and exponents of the weights that equalise payloads, each (peers, parameters); None for `none`."""
+    if equalise == "none":
+        return None
+    table = np.zeros((len(bodies), len(plan.starts), 2), dtype=np.int32)
+    squares = [body.squares or () for body in bodies]
+    for place, start in enumerate(plan.starts.values()):
+        if equalise == "norm":
+            weights = [inverse_norm(of_body[place][0]) for of_body in squares]
+        else:
+            bases = [int.from_bytes(body.data[start : start + 2], "little", signed=True) for body in bodies]
+            weights = clip_weights([of_body[place][1] for of_body in squares], bases)
+        if weights:
+            table[:, place] = weights
+    return np.ascontiguousarray(table[..., 0]), np.ascontiguousarray(table[..., 1])
 
 
 def _point_to_originals(parameters: ctypes.Array[Parameter], originals: Tensor) -> None:

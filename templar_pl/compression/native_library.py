@@ -76,6 +76,7 @@ class Parameter(ctypes.Structure):
         ("largest", _I32),
         ("is_wrong", _I32),
         ("square", ctypes.c_uint64 * 4),
+        ("shifted", ctypes.c_uint64 * 4),
     ]
 
 
@@ -88,6 +89,7 @@ class Job(ctypes.Structure):
         ("decay", ctypes.c_float),
         ("steps", _I32),
         ("is_mean", _I32),
+        ("is_clip", _I32),
     ]
 
 

@@ -45,8 +45,18 @@ static int is_full(const uint8_t *record) {
     return !descends;
 }
 
+/* Add up the squares of what is sent with each code, the scales being `shift` above the codes. */
+static void add_squares(const tables_t *t, const int64_t sent[256], int shift, uint64_t square[4]) {
+    unsigned __int128 sums[2] = {0, 0};
+    for (int code = 0; code < 256; code++) {
+        const int scale = code + shift, is_high = scale >= 128;
+        sums[is_high] += (unsigned __int128)(sent[code] * t->quarters[scale & 3]) << ((scale >> 2) - 32 * is_high);
+    }
+    for (int i = 0; i < 2; i++) square[2 * i] = (uint64_t)sums[i], square[2 * i + 1] = (uint64_t)(sums[i] >> 64);
+}
+
 /* Return whether the section of a parameter is wrong; if it is not, sum up the squares of what it sends. */
-static int check_section(const tables_t *t, const parameter_t *p, const uint8_t *section, uint64_t square[4]) {
+static int check_section(const tables_t *t, const parameter_t *p, const uint8_t *section, uint64_t *square, uint64_t *shifted) {
     const int base = (int16_t)(section[0] | section[1] << 8), numel = p->height * p->width;
     const uint8_t *codes = section + BASE_BYTES, *records = codes + p->num_chunks;
     int64_t sent[256] = {0};
@@ -61,15 +71,14 @@ static int check_section(const tables_t *t, const parameter_t *p, const uint8_t 
         largest = codes[n] > largest ? codes[n] : largest;
     }
     if (base < MIN_BASE || base > MAX_BASE || (largest && largest != MAX_CODE) || (!largest && base)) return 1;
-    unsigned __int128 sums[2] = {0, 0};
-    for (int code = 0; code < 256; code++)
-        sums[code >> 7] += (unsigned __int128)(sent[code] * t->quarters[code & 3]) << (code >> 2 & 31);
-    for (int i = 0; i < 2; i++) square[2 * i] = (uint64_t)sums[i], square[2 * i + 1] = (uint64_t)(sums[i] >> 64);
+    add_squares(t, sent, 0, square);
+    add_squares(t, sent, base & 3, shifted);
     return 0;
 }
 
 /* Check the body of a job, all parameters that no other thread takes. */
 void native_check(job_t *job) {
     parameter_t *p;
-    while ((p = take_parameter(job))) p->is_wrong = check_section(job->tables, p, job->body + p->section, p->square);
+    while ((p = take_parameter(job))) 
+        p->is_wrong = check_section(job->tables, p, job->body + p->section, p->square, p->shifted);
 }

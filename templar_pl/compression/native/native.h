@@ -47,6 +47,7 @@ typedef struct {
     int32_t largest;       /* bits of the largest magnitude in the gradient */
     int32_t is_wrong;      /* whether the section is none that its encoder writes */
     uint64_t square[4];    /* two 128-bit numbers a, b: a + 2^32 b is the sum of squares sent, base 0, times 2^30 */
+    uint64_t shifted[4];   /* the same for the base modulo 4 */
 } parameter_t;
 
 enum { FOLD = 1, TAKE = 2 };
@@ -63,6 +64,7 @@ typedef struct {
     float decay;
     int32_t steps;               /* send: FOLD, TAKE or both */
     int32_t is_mean;             /* receive */
+    int32_t is_clip;             /* receive, equalised: the weights are for scales with their bases */
 } job_t;
 
 /* A function of the library that threads share: native_send, ... */

@@ -10,6 +10,7 @@
 
 #define OPERAND_LIMIT 1023
 #define MAX_PEERS 512
+#define CLIP_ORIGIN 2048
 #define COUNT_BITS 16 /* low bits of a tally: how many sent a coefficient; above them the sum of what they sent */
 
 typedef struct {
@@ -47,21 +48,27 @@ static int64_t shift_to_nearest(int64_t number, int shift) {
     return quotient + (rest > half || (rest == half && (quotient & 1)));
 }
 
+/* Return what is added to the codes of a peer before its weight. */
+static int origin_of(const job_t *job, const uint8_t *section) {
+    return job->is_clip ? (int16_t)(section[0] | section[1] << 8) + CLIP_ORIGIN : 0;
+}
+
 static int equalised_octaves(const job_t *job, const parameter_t *p, int64_t chunk, int64_t *scales) {
     const int64_t own = p - job->parameters;
     int largest = INT32_MIN;
     for (int64_t q = 0; q < job->num_peers; q++) {
-        const int code = section_of(job, p, q)[BASE_BYTES + chunk];
-        const int octave = (code >> 3) - job->exponents[q * job->num_parameters + own];
+        const uint8_t *section = section_of(job, p, q);
+        const int code = section[BASE_BYTES + chunk], scale = code + origin_of(job, section);
+        const int octave = (scale >> 3) - job->exponents[q * job->num_parameters + own];
         if (code && octave > largest) largest = octave;
+        scales[q] = code ? scale : -1;
     }
     if (largest == INT32_MIN) return 0;
     for (int64_t q = 0; q < job->num_peers; q++) {
-        const int code = section_of(job, p, q)[BASE_BYTES + chunk];
-        const int64_t weight = q * job->num_parameters + own;
-        const int shift = 14 + largest - (code >> 3) + job->exponents[weight];
-        const int64_t number = (int64_t)job->mantissas[weight] * job->tables->eighths[code & 7];
-        scales[q] = code ? shift_to_nearest(number, shift > 40 ? 40 : shift) : 0;
+        const int64_t weight = q * job->num_parameters + own, scale = scales[q];
+        const int64_t shift = 14 + largest - (scale >> 3) + job->exponents[weight];
+        const int64_t number = (int64_t)job->mantissas[weight] * job->tables->eighths[scale & 7];
+        scales[q] = scale < 0 ? 0 : shift_to_nearest(number, shift > 40 ? 40 : (int)shift);
     }
     return 1;
 }
