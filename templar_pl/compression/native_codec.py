@@ -180,7 +180,7 @@ def _checked(payload: Mapping[str, SparseChunks], grids: Mapping[str, ChunkGrid]
 def _weights(
     bodies: Sequence[Body], plan: Plan, equalise: Equalise
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
-    """Return mantissas and exponents of the weights that equalise payloads, each (peers, parameters); None for `none`."""
+    """Return mantissas and exponents of the weights of payloads, each (peers, parameters); None for `none`."""
     if equalise == "none":
         return None
     table = np.zeros((len(bodies), len(plan.starts), 2), dtype=np.int32)
