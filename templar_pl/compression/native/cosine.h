@@ -70,6 +70,12 @@ typedef struct {
     long stride;
 } ahead_t;
 
+/* Return the tile to the right, which most likely comes next; asking for memory that is not there does no harm. */
+INLINE ahead_t next_tile(const parameter_t *p, const float *matrix, int64_t chunk) {
+    const long next = chunk + 1, row = next / p->chunk_columns * EDGE, column = next % p->chunk_columns * EDGE;
+    return (ahead_t){matrix + row * p->columns + column, p->columns};
+}
+
 INLINE void ask_for(ahead_t next, int row, int column) {
     if (column % 16 == 0) __builtin_prefetch(next.first + row * next.stride + column);
 }

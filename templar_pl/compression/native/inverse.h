@@ -7,6 +7,7 @@
 #ifndef TEMPLAR_INVERSE_H
 #define TEMPLAR_INVERSE_H
 
+#include "cosine.h"
 #include "native.h"
 #include "vectors.h"
 
@@ -36,7 +37,7 @@ static void pair_frequencies(const float *rows, float power, int32_t *pairs) {
 }
 
 /* y[k] = sum over n of matrix[k][n] * x[n] for PAIR vectors of columns; x is in pairs, EDGE apart. */
-INLINE void product(const int32_t *matrix, int size, const int32_t *x, ivec (*y)[PAIR]) {
+INLINE void product(const int32_t *matrix, int size, const int32_t *x, ivec (*y)[PAIR], ahead_t *next) {
     for (int k = 0; k < size; k += 4, matrix += 2 * size) {
         ivec sums[4][PAIR] = {0};
 #pragma GCC unroll 4
@@ -46,6 +47,8 @@ INLINE void product(const int32_t *matrix, int size, const int32_t *x, ivec (*y)
                     sums[j][p] += products(*(const ivec *)(x + n * EDGE + p * LANES), matrix[4 * n + j]);
         for (int j = 0; j < 4; j++)
             for (int p = 0; p < PAIR; p++) y[k + j][p] = sums[j][p];
+        for (int r = 0; r < PAIR * LANES / 16; r++, next->first += next->stride) /* 64 rows in the calls of a transform */
+            for (int c = 0; c < EDGE; c += 16) __builtin_prefetch(next->first + c);
     }
 }
 
@@ -59,15 +62,15 @@ INLINE void unfold(ivec (*sums)[PAIR], const ivec (*differences)[PAIR], int half
 }
 
 /* Transform 64 frequencies in pairs back, and write the signs of the 64 rows, `stride` apart. */
-static void inverse64_signs(const splits_t *m, const int32_t *pairs, float *out, long stride) {
+static void inverse64_signs(const splits_t *m, const int32_t *pairs, float *out, long stride, ahead_t next) {
     for (int c = 0; c < EDGE; c += PAIR * LANES, out += PAIR * LANES, pairs += PAIR * LANES) {
         ivec s[32][PAIR], d[32][PAIR];
-        product(m->even8, 8, pairs + EVEN8 * EDGE, s);
-        product(m->odd8, 8, pairs + ODD8 * EDGE, d);
+        product(m->even8, 8, pairs + EVEN8 * EDGE, s, &next);
+        product(m->odd8, 8, pairs + ODD8 * EDGE, d, &next);
         unfold(s, d, 8);
-        product(m->odd16, 16, pairs + ODD16 * EDGE, d);
+        product(m->odd16, 16, pairs + ODD16 * EDGE, d, &next);
         unfold(s, d, 16);
-        product(m->odd32, 32, pairs + ODD32 * EDGE, d);
+        product(m->odd32, 32, pairs + ODD32 * EDGE, d, &next);
         for (int n = 0; n < 32; n++)
             for (int p = 0; p < PAIR; p++) {
                 store(out + n * stride + p * LANES, sign_of(s[n][p] + d[n][p]));

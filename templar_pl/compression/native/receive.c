@@ -193,10 +193,11 @@ static void receive_chunk(const job_t *job, const parameter_t *p, int64_t chunk,
         across64(job->tables, s);
         pair_frequencies(s->rows, power_for(largest_of(s->rows, NUMEL)), s->pairs);
         if (row + EDGE <= p->rows && column + EDGE <= p->columns) {
-            inverse64_signs(&job->tables->inverse64, s->pairs, p->update + row * p->columns + column, p->columns);
+            inverse64_signs(&job->tables->inverse64, s->pairs, p->update + row * p->columns + column, p->columns,
+                            next_tile(p, p->update, chunk));
             return;
         }
-        inverse64_signs(&job->tables->inverse64, s->pairs, s->tile, EDGE);
+        inverse64_signs(&job->tables->inverse64, s->pairs, s->tile, EDGE, (ahead_t){s->tile, 0});
         paste_tile(p, row, column, s->tile, 1);
         return;
     }

@@ -21,12 +21,6 @@ static void decay_only(float *momentum, int numel, float decay) {
     for (int i = 0; i < numel; i++) momentum[i] *= decay;
 }
 
-/* Return the tile to the right, which most likely comes next; asking for memory that is not there does no harm. */
-static ahead_t next_tile(const parameter_t *p, int64_t chunk) {
-    const long next = chunk + 1, row = next / p->chunk_columns * EDGE, column = next % p->chunk_columns * EDGE;
-    return (ahead_t){p->gradient + row * p->columns + column, p->columns};
-}
-
 static void fold_chunk(const job_t *job, const parameter_t *p, int64_t chunk, float *momentum, int32_t *maxima) {
     const int numel = p->height * p->width;
     if (!p->gradient) {
@@ -41,7 +35,7 @@ static void fold_chunk(const job_t *job, const parameter_t *p, int64_t chunk, fl
     if (is_whole) tile = p->gradient + row * p->columns + column, stride = p->columns;
     else copy_tile(p, row, column, a);
     if (numel == NUMEL) {
-        forward64(job->tables->cosines, tile, stride, b, next_tile(p, chunk));
+        forward64(job->tables->cosines, tile, stride, b, next_tile(p, p->gradient, chunk));
         transpose64(b, a);
         forward64(job->tables->cosines, a, EDGE, b, (ahead_t){momentum + NUMEL, EDGE});
         fold_transposed64(momentum, b, job->decay, p->weight / 32, maxima);
