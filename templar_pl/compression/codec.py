@@ -14,7 +14,7 @@ from torch import Tensor
 
 from templar_pl.compression.grid import ChunkGrid, chunk_grid
 from templar_pl.compression.momentum import subtract_
-from templar_pl.compression.native_check import Backend, is_native
+from templar_pl.compression.native_check import Backend, is_native, missing_option
 from templar_pl.compression.native_codec import NativeEngine
 from templar_pl.compression.sparse import SparseChunks
 from templar_pl.compression.torch_codec import TorchEngine
@@ -54,7 +54,7 @@ class MomentumCodec:
                 where it works. All backends turn the same payloads into the same update.
 
         Raises:
-            ValueError: the dtype is another one, or native cannot work here.
+            ValueError: the dtype is another one, or native cannot work here or with this config.
             NativeError: the compiled library was asked for and is not there.
         """
         if product_dtype not in (torch.float32, torch.float64):
@@ -77,7 +77,7 @@ class MomentumCodec:
         self.backend: Literal["native", "torch"] = "torch"
         """Which one computes."""
 
-        if is_native(backend, device, product_dtype):
+        if is_native(backend, device, product_dtype, missing=missing_option(config)):
             self.backend = "native"
             self._engine = NativeEngine(self.grids, self.momentum, config)
         else:

@@ -46,7 +46,7 @@ FORMS += [{"transform": "none"}, {"transform": "none", "value_bits": 3}]
 needs_native = pytest.mark.skipif(bool(native_fault()), reason=native_fault() or "native is there")
 
 
-def codec(backend: Literal["native", "torch", "float64"], **settings: object) -> MomentumCodec:
+def codec(backend: Literal["auto", "native", "torch", "float64"], **settings: object) -> MomentumCodec:
     config = CompressionConfig(**settings)  # pyright: ignore[reportArgumentType]  # a table of mixed types
     if backend == "float64":
         return MomentumCodec(SHAPES, config, CPU, product_dtype=torch.float64)
@@ -87,8 +87,8 @@ def assert_same_update(bodies: list[Body], **settings: object) -> None:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            codecs = [codec("torch", **settings), codec("float64", **settings)]
-            codecs += [] if native_fault() else [codec("native", **settings)]
+            # "auto" is native where it is there and knows the settings.
+            codecs = [codec(backend, **settings) for backend in ("torch", "float64", "auto")]
             updates += [made.update(bodies) for made in codecs]
             updates.append(codecs[-1].update(bodies[::-1]))
         finally:
