@@ -46,7 +46,7 @@ def accumulate_(momentum: Tensor, gradient: Tensor | None, grid: ChunkGrid, *, d
     if gradient is None:
         momentum.mul_(decay)
     elif grid.transform == "none":
-        momentum.mul_(decay).add_(to_chunks(gradient, grid).view_as(momentum), alpha=lr)
+        momentum.mul_(decay).add_(to_chunks(gradient, grid).reshape(momentum.shape), alpha=lr)
     else:
         fold_dct_(momentum, gradient, grid, decay=decay, lr=lr)
 
