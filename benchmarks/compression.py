@@ -9,24 +9,31 @@ The gradients of `send` are taken as checked.
 
 Keys of the JSON file:
     machine.cpu                      name of the processor
-    machine.threads.T                limits with T threads: `bytes_per_s` (read + written by a large copy), `flop_per_s`
-                                     (of a large fp32 matrix product)
+    machine.threads.T                limits with T threads, the best of several runs over 256 MiB: `read_bytes_per_s` (a
+                                     maximum), `write_bytes_per_s` (a fill), `copy_bytes_per_s` (read + written); and
+                                     `flop_per_s` (of a large fp32 matrix product)
     scopes.S.parameters, .chunks     elements and chunks of scope S (see `model_shapes.py`)
     scopes.S.threads.T.O.X           operation O (`send`, `receive_1`, `receive_16`) by scheme X (`reference`, `torch`,
                                      `native` if it is built):
         median_s, least_s            seconds
         times_faster                 median of the reference / median
-        share_of_limit               time that the bytes and operations of a fast transform need at the machine's
-                                     limits / median; below 1
+        share_of_limit               least time at the machine's limits / median; the least time is that of memory
+                                     or of arithmetic, whichever is longer. Memory: `send` reads the gradient (4 B an
+                                     element) and reads and writes the momentum (8 B, as a copy does); `receive_P` reads
+                                     the bytes of P payloads and writes the update (4 B). Arithmetic: a 64 x 64 DCT
+                                     by three even/odd splits; on receipt one stage takes only the coefficients sent.
+                                     A scope that fits into the cache can pass the memory's limit
     scopes.S.extra_bytes.O.X         growth of the peak resident memory during one operation, with one thread; without
                                      gradients, momentum and received bytes, with what is sent or returned
-    bytes_per_chunk.X                of a 64 x 64 chunk at k = 32
+    bytes_per_chunk.X                of a 64 x 64 chunk at k = 32, from the lengths of what X sends
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import platform
 import statistics
 import sys
@@ -34,6 +41,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+# As `python -m templar_pl` does: threads of torch that spin while they wait take the core from whatever runs next.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor
@@ -43,13 +53,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a script, its fo
 from benchmarks.memory import extra_bytes
 from benchmarks.model_shapes import SCOPES
 from benchmarks.reference import ReferenceCodec, ReferencePayload
-from templar_pl.compression import Body, MomentumCodec, decode_body, dequantise, encode_body, native_fault
+from templar_pl.compression import (
+    Body,
+    MomentumCodec,
+    body_bytes,
+    chunk_grid,
+    decode_body,
+    dequantise,
+    encode_body,
+    native_fault,
+)
 from templar_pl.config import CompressionConfig
 
 PEERS = (1, 16)
 LR = 4e-4
-BUTTERFLY_FLOP = 2 * 2 * 64 * (32 * 32 + 16 * 16 + 8 * 8 + 8 * 8)  # of a 64 x 64 transform with three even/odd splits
-SEND_BYTES, RECEIVE_BYTES = 12, 4  # an element: read the gradient, read and write the momentum; write the update
+TOPK = CompressionConfig().topk
+SIDE = CompressionConfig().chunk_size
+STAGE_FLOP = 2 * 64 * (32 * 32 + 16 * 16 + 8 * 8 + 8 * 8)  # one of the two stages of a 64 x 64 transform
 QUICK_SCOPE = "layer_150m"
 
 
@@ -148,17 +168,51 @@ def machine_limits() -> dict[str, float]:
     """Measure what memory and arithmetic of this machine can do with the threads that are set."""
     source, target = torch.ones(2**26), torch.zeros(2**26)
     matrix = torch.randn(1536, 1536)
-    seconds = median_times({"copy": lambda: target.copy_(source), "product": lambda: matrix @ matrix}, 5)
+    operations: dict[str, Callable[[], object]] = {
+        "read": source.amax,
+        "write": lambda: target.fill_(1.0),
+        "copy": lambda: target.copy_(source),
+        "product": lambda: matrix @ matrix,
+    }
+    least = {name: min(seconds) for name, seconds in median_times(operations, 5).items()}
+    num_bytes = source.element_size() * source.numel()
     return {
-        "bytes_per_s": 2 * 4 * source.numel() / min(seconds["copy"]),
-        "flop_per_s": 2 * 1536**3 / min(seconds["product"]),
+        "read_bytes_per_s": num_bytes / least["read"],
+        "write_bytes_per_s": num_bytes / least["write"],
+        "copy_bytes_per_s": 2 * num_bytes / least["copy"],
+        "flop_per_s": 2 * 1536**3 / least["product"],
     }
 
 
-def limit_s(operation: str, parameters: int, chunks: int, limits: Mapping[str, float]) -> float:
-    """Return the seconds that an operation needs at the machine's limits, the slower of memory and arithmetic."""
-    num_bytes = (SEND_BYTES if operation == "send" else RECEIVE_BYTES) * parameters
-    return max(num_bytes / limits["bytes_per_s"], chunks * BUTTERFLY_FLOP / limits["flop_per_s"])
+def limit_s(peers: int, shapes: Mapping[str, tuple[int, ...]], limits: Mapping[str, float]) -> float:
+    """Return the least seconds of an operation, as the top of this file says.
+
+    Args:
+        peers: whose payloads are received; 0 to send.
+        shapes: of the parameters.
+        limits: of the machine.
+    """
+    grids = {name: chunk_grid(shape, chunk_size=SIDE, topk=TOPK) for name, shape in shapes.items()}
+    update_bytes = 4 * sum(math.prod(shape) for shape in shapes.values())
+    chunks = sum(grid.num_chunks for grid in grids.values() if not grid.is_vector)
+    if peers:
+        memory_s = update_bytes / limits["write_bytes_per_s"]
+        memory_s += peers * body_bytes(grids) / limits["read_bytes_per_s"]
+        flop = chunks * (STAGE_FLOP + min(STAGE_FLOP, 2 * SIDE * TOPK * peers))
+    else:
+        memory_s = update_bytes / limits["read_bytes_per_s"] + 2 * update_bytes / limits["copy_bytes_per_s"]
+        flop = 2 * chunks * STAGE_FLOP
+    return max(memory_s, flop / limits["flop_per_s"])
+
+
+def bytes_per_chunk() -> dict[str, int]:
+    """Return the bytes that a 64 x 64 chunk adds to what each scheme sends."""
+    shapes = {"one": (SIDE, SIDE)}, {"one": (SIDE, SIDE), "two": (2 * SIDE, SIDE)}
+    sent = [ReferenceCodec(s).send({n: torch.randn(shape) for n, shape in s.items()}, LR) for s in shapes]
+    raw = [sum(t.numel() * t.element_size() for p in (x.indices, x.values) for t in p.values()) for x in sent]
+    one, two = (chunk_grid((n * SIDE, SIDE), chunk_size=SIDE, topk=TOPK) for n in (1, 2))
+    ours = body_bytes({"w": two}) - body_bytes({"w": one})
+    return {"reference": (raw[1] - raw[0]) // 2, "torch": ours, "native": ours}
 
 
 def operations_of(schemes: Mapping[str, Scheme]) -> dict[str, dict[str, Callable[[], object]]]:
@@ -179,6 +233,7 @@ def measure_scope(shapes: Mapping[str, tuple[int, ...]], machine: dict[str, Any]
     parameters = sum(g.numel() for g in gradients.values())
     chunks = sum(grid.num_chunks for grid in bodies[0].grids.values())
     operations, timed = operations_of(schemes), {}
+    peers_of = {"send": 0} | {f"receive_{peers}": peers for peers in PEERS}
     for threads, limits in machine["threads"].items():
         torch.set_num_threads(int(threads))
         timed[threads] = {}
@@ -190,7 +245,7 @@ def measure_scope(shapes: Mapping[str, tuple[int, ...]], machine: dict[str, Any]
                     "median_s": (median := statistics.median(all_s)),
                     "least_s": min(all_s),
                     "times_faster": reference / median,
-                    "share_of_limit": limit_s(operation, parameters, chunks, limits) / median,
+                    "share_of_limit": limit_s(peers_of[operation], shapes, limits) / median,
                 }
                 for scheme, all_s in seconds.items()
             }
@@ -202,14 +257,14 @@ def measure_scope(shapes: Mapping[str, tuple[int, ...]], machine: dict[str, Any]
 def show(scope: str, result: Mapping[str, Any]) -> None:
     """Print the table of one scope."""
     print(f"\n{scope}: {result['parameters'] / 1e6:.1f} M parameters, {result['chunks']} chunks")
-    print("threads  operation     scheme  median ms   times of limit extra MB")
+    print("threads  operation     scheme  median ms   times  share of limit  extra MB")
     for threads, operations in result["threads"].items():
         for operation, schemes in operations.items():
             for scheme, got in schemes.items():
                 extra = result["extra_bytes"][operation][scheme] / 1e6
                 print(
                     f"{threads:>7} {operation:>10} {scheme:>10} {got['median_s'] * 1e3:>10.1f} "
-                    f"{got['times_faster']:>7.2f} {got['share_of_limit']:>8.2f} {extra:>8.1f}"
+                    f"{got['times_faster']:>7.2f} {got['share_of_limit']:>15.2f} {extra:>9.1f}"
                 )
 
 
@@ -234,7 +289,7 @@ def main() -> None:
     for scope in scopes:
         results[scope] = measure_scope(SCOPES[scope], machine, rounds)
         show(scope, results[scope])
-    chunk_bytes = {"reference": 32 * 12, "torch": 41, "native": 41}
+    chunk_bytes = bytes_per_chunk()
     print(f"\nbytes a 64 x 64 chunk: {chunk_bytes}")
     if arguments.json:
         report = {"machine": machine, "scopes": results, "bytes_per_chunk": chunk_bytes}
