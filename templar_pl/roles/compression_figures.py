@@ -75,8 +75,13 @@ class Group(Figures):
 
 
 def bound_bits(grid: ChunkGrid) -> float:
-    """Return the bits of a chunk whose places and signs are all equally likely: log2 C(K, T) + T, and its scale."""
-    return math.log2(math.comb(grid.chunk_numel, grid.topk)) + grid.topk + SCALE_BITS
+    """Return the bits of a chunk all of whose places, signs and levels are equally likely, and of its scale.
+
+    Places and signs take log2 C(K, T) + T. Of L levels of magnitude a value has any, but one value has the largest.
+    """
+    levels = 2 ** (grid.value_bits - 1)
+    choices = math.comb(grid.chunk_numel, grid.topk) * (levels**grid.topk - (levels - 1) ** grid.topk)
+    return math.log2(choices) + grid.topk + SCALE_BITS
 
 
 def group_by_kind(grids: Mapping[str, ChunkGrid]) -> list[Group]:

@@ -8,7 +8,7 @@ Keys of the JSON file:
     groups[], total              tensors of one kind and shape; all tensors:
         name, shape              `*` stands for the number of a layer; absent in `total`
         tensors, parameters, chunks, coefficients       how many; the last: sent at most
-        sent_bytes, bound_bytes  in a payload; at the bound of log2 C(K, T) + T + 8 bits a chunk
+        sent_bytes, bound_bytes  in a payload; if all that a chunk can say were equally likely, 8 bits for its scale
         ratio_fp32, ratio_bf16   times that the elements would be larger in this format
         seconds                  send, receive_one, receive_all; null if not measured
     payload_bytes                with header and signature
@@ -91,7 +91,10 @@ class Report:
 def show_report(report: Report, console: Console) -> None:
     """Print the tables."""
     config = report.hparams.compression
-    console.print(f"{report.model}: chunks of {config.chunk_size} x {config.chunk_size}, k = {config.topk}")
+    console.print(
+        f"{report.model}: chunks of {config.chunk_size} x {config.chunk_size}, k = {config.topk}, "
+        f"{config.value_bits} bit(s) a value, transform {config.transform}"
+    )
     console.print(_tensor_table(report))
     console.print(_window_table(report))
     if report.backend:

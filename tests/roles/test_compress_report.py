@@ -98,6 +98,13 @@ def test_the_numbers_of_compression_can_be_given(tmp_path: Path) -> None:
     assert embedding["chunks"] == 9 * 4  # 258 x 128 in chunks of 32
 
 
+def test_more_bits_a_value_are_counted(tmp_path: Path) -> None:
+    got = report(tmp_path, "--local", "--peers=1", "--compression.value_bits=3", "--compression.transform=none")
+
+    assert got["groups"][1]["sent_bytes"] == 8 * (MATRIX_CHUNK + 32 * 2 // 8) + 2 * BASE
+    assert got["total"]["seconds"]["send"] > 0
+
+
 def test_another_file_of_numbers_is_another_model(tmp_path: Path) -> None:
     numbers = json.loads((ROOT / "hparams.json").read_text()) | {"num_hidden_layers": 3, "max_topk_peers": 7}
     (tmp_path / "mine.json").write_text(json.dumps(numbers))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Literal, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from templar_pl.compression import ChunkGrid, chunk_grid
+from templar_pl.compression.grid import ValueBits
 from templar_pl.protocol import payload_bytes
 from templar_pl.roles.compression_figures import SCALE_BITS, Figures, bound_bits, group_by_kind
 from templar_pl.roles.compression_timing import MAX_ELEMENTS, sample_of
@@ -21,8 +23,9 @@ names = st.from_regex(r"(layers\.[0-9]{1,2}|layer1|norm)\.(up|down)\.weight", fu
 @st.composite
 def models(draw: st.DrawFn) -> dict[str, ChunkGrid]:
     chunk_size, topk = draw(st.integers(1, 64)), draw(st.integers(1, 64))
+    value_bits = draw(st.sampled_from(get_args(ValueBits)))
     return {
-        name: chunk_grid(shape, chunk_size=chunk_size, topk=topk)
+        name: chunk_grid(shape, chunk_size=chunk_size, topk=topk, value_bits=value_bits)
         for name, shape in draw(st.dictionaries(names, shapes, min_size=1)).items()
     }
 
@@ -68,14 +71,16 @@ def test_equal_names_of_other_shapes_are_other_groups() -> None:
     assert [(group.pattern, group.shape) for group in group_by_kind(grids)] == [("*.w", (4, 8)), ("*.w", (8, 8))]
 
 
+@pytest.mark.parametrize("value_bits", [1, 2, 3])
 @pytest.mark.parametrize(("side", "topk"), [(1, 1), (2, 1), (2, 3), (2, 4), (3, 2)])
-def test_the_bound_counts_what_a_chunk_can_say(side: int, topk: int) -> None:
+def test_the_bound_counts_what_a_chunk_can_say(side: int, topk: int, value_bits: Literal[1, 2, 3]) -> None:
     places = list(itertools.combinations(range(side**2), topk))
     signs = list(itertools.product((False, True), repeat=topk))
+    levels = [ls for ls in itertools.product(range(2 ** (value_bits - 1)), repeat=topk) if 0 in ls]
 
-    bits = bound_bits(chunk_grid((side, side), chunk_size=side, topk=topk))
+    bits = bound_bits(chunk_grid((side, side), chunk_size=side, topk=topk, value_bits=value_bits))
 
-    assert bits - SCALE_BITS == pytest.approx(math.log2(len(places) * len(signs)))
+    assert bits - SCALE_BITS == pytest.approx(math.log2(len(places) * len(signs) * len(levels)))
 
 
 def test_a_default_chunk_takes_41_bytes_of_which_38_are_bound() -> None:
