@@ -1,11 +1,17 @@
-"""Settings of every test: one thread, and hypothesis profiles."""
+"""Settings of every test: one thread, hypothesis profiles, and the servers some tests talk to."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.servers.moto import moto
+from tests.servers.nodes import NODES, WITH_BUCKET
+from tests.servers.seaweed import S3Server, seaweed
 
 torch.set_num_threads(1)
 settings.register_profile("dev", deadline=None, max_examples=50)
@@ -14,3 +20,17 @@ settings.register_profile(
 )
 settings.register_profile("nightly", deadline=None, max_examples=10_000, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def seaweed_server() -> Iterator[S3Server]:
+    """Return a real S3 server, started by the first test that asks for it."""
+    with seaweed(NODES, WITH_BUCKET) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """Return the address of a quick S3 server, started by the first test that asks for it."""
+    with moto(WITH_BUCKET) as url:
+        yield url

@@ -1,13 +1,17 @@
 """Buckets, gathers and the round trip of one window."""
 
+from templar_pl.exchange.credentials import BucketAddress, R2Credentials, credentials_from, parse_address
 from templar_pl.exchange.gather import Gathered, Interval, Request, gather
 from templar_pl.exchange.local_store import LocalBucket, LocalBuckets, LocalReader
 from templar_pl.exchange.publish import Published, publish
+from templar_pl.exchange.r2_options import R2Options
+from templar_pl.exchange.r2_store import R2Bucket, R2Buckets, R2Reader
 from templar_pl.exchange.retention import Retention
 from templar_pl.exchange.store import Bucket, BucketReader, Buckets, ObjectInfo
 
 __all__ = [
     "Bucket",
+    "BucketAddress",
     "BucketReader",
     "Buckets",
     "Gathered",
@@ -17,8 +21,15 @@ __all__ = [
     "LocalReader",
     "ObjectInfo",
     "Published",
+    "R2Bucket",
+    "R2Buckets",
+    "R2Credentials",
+    "R2Options",
+    "R2Reader",
     "Request",
     "Retention",
+    "credentials_from",
     "gather",
+    "parse_address",
     "publish",
 ]

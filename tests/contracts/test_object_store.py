@@ -14,26 +14,41 @@ from templar_pl.errors import ObjectMissingError, StoreError
 from templar_pl.exchange.local_store import LocalBuckets
 from templar_pl.exchange.store import Buckets
 from tests.exchange.fakes import MemoryBuckets, MemoryDisk
+from tests.servers.nodes import NamedBuckets, empty
+from tests.servers.seaweed import S3Server
 
 Open = Callable[[str], Buckets]
 """Own address -> the buckets as that node sees them; all of one `Open` share one storage."""
 
 
-def local(folder: Path) -> Open:
-    return lambda address: LocalBuckets(folder, address)
+def local(request: pytest.FixtureRequest) -> Open:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return lambda address: LocalBuckets(folder / "store", address)
 
 
-def memory(folder: Path) -> Open:
+def memory(request: pytest.FixtureRequest) -> Open:
     disk = MemoryDisk()
     return lambda address: MemoryBuckets(disk, address)
 
 
-STORES = {"local": local, "memory": memory}
+def moto(request: pytest.FixtureRequest) -> Open:
+    url: str = request.getfixturevalue("moto_url")
+    empty(url)
+    return lambda address: NamedBuckets(address, url)
+
+
+def seaweed(request: pytest.FixtureRequest) -> Open:
+    server: S3Server = request.getfixturevalue("seaweed_server")
+    empty(server.endpoint_url)
+    return lambda address: NamedBuckets(address, server.endpoint_url)
+
+
+STORES = {"local": local, "memory": memory, "moto": moto, "seaweed": seaweed}
 
 
 @pytest.fixture(params=STORES)
-def open_buckets(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    return STORES[request.param](tmp_path / "store")
+def open_buckets(request: pytest.FixtureRequest) -> Open:
+    return STORES[request.param](request)
 
 
 def test_what_was_put_is_read_back_by_its_owner_and_by_others(open_buckets: Open) -> None:

@@ -1,0 +1,44 @@
+"""How patiently and how widely a node talks to an S3 store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from templar_pl.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class R2Options:
+    """Time-outs, retries and connections of one node."""
+
+    connect_timeout_s: float = 5.0
+    """Seconds to open a connection in; 0.1..60."""
+
+    read_timeout_s: float = 10.0
+    """Seconds the store may be silent before a connection is given up; 0.1..300."""
+
+    request_timeout_s: float = 120.0
+    """Seconds one request may take with its body, however steadily that trickles; 0.1..3600."""
+
+    retry_for_s: float = 10.0
+    """Seconds after the start of a call in which it is tried again, if the store answered 429 or 5xx or the
+    connection broke; 0..3600. 0 leaves all retries to the caller."""
+
+    retry_pause_s: float = 1.0
+    """Seconds between two tries at least; 0.01..60. Pauses grow, with some chance in them."""
+
+    max_connections: int = 32
+    """Connections to one store with one key at the same time; 1..1024. At least the number of threads that ask."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("connect_timeout_s", 0.1, 60),
+            ("read_timeout_s", 0.1, 300),
+            ("request_timeout_s", 0.1, 3600),
+            ("retry_for_s", 0, 3600),
+            ("retry_pause_s", 0.01, 60),
+            ("max_connections", 1, 1024),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name} must be in {low}..{high}, got {value!r}")

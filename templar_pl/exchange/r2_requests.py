@@ -1,0 +1,117 @@
+"""Make one request of an S3 store, again if that may help, and bound every byte of it in time and number."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Any, TypeVar
+
+from botocore.exceptions import ParamValidationError
+
+from templar_pl.errors import StoreError
+from templar_pl.exchange.r2_errors import NETWORK_ERRORS, Place, TransientError, explain
+from templar_pl.exchange.r2_options import R2Options
+from templar_pl.exchange.store import retry_delay_s
+
+T = TypeVar("T")
+
+_SLICE_BYTES = 2**18  # asked of the system at a time; what is there is taken, a slice need not fill
+
+
+class Requests:
+    """Calls one client for one bucket."""
+
+    def __init__(self, client: Callable[[], Any], place: Place, options: R2Options) -> None:
+        """Store the parts.
+
+        Args:
+            client: returns the client; called with every request.
+            place: the bucket.
+            options: time-outs and retries.
+        """
+        self._client, self.place, self.options = client, place, options
+
+    def send(self, action: str, call: Callable[[Any, float], T]) -> T:
+        """Return what `call` returns.
+
+        Args:
+            action: for messages, such as `read run/a`.
+            call: makes one try; takes the client and the moment, in seconds of `time.monotonic()`, at which the try
+                must have ended. Must be harmless to repeat.
+
+        Raises:
+            StoreError: as `explain` says, if another try cannot help or there is no time left for one.
+        """
+        client = self._client()  # making one takes a while, which is no fault of the store
+        give_up = time.monotonic() + self.options.retry_for_s
+        for tries in count(1):
+            error = self._try(client, action, call)
+            if not isinstance(error, StoreError):
+                return error[0]
+            delay = retry_delay_s(tries, self.options.retry_pause_s)
+            if not isinstance(error, TransientError) or time.monotonic() + delay >= give_up:
+                # Raised outside of any `except`, so that it drags no request with its signature along.
+                raise error
+            time.sleep(delay)
+        raise AssertionError("unreachable: counting does not end")
+
+    def _try(self, client: Any, action: str, call: Callable[[Any, float], T]) -> tuple[T] | StoreError:
+        try:
+            return (call(client, time.monotonic() + self.options.request_timeout_s),)
+        except ParamValidationError:
+            raise  # our bug
+        except NETWORK_ERRORS as error:
+            return explain(error, action, self.place)
+        except StoreError as error:
+            return type(error)(f"cannot {action} in {self.place}: {error}")
+
+
+class TimedBody(io.BytesIO):
+    """A body to send that stops being one at its deadline, however slowly the other side takes it.
+
+    Given as bytes, a body is sent in one call of the system, and must then be through within the time-out of a
+    connection, whatever its size.
+    """
+
+    def __init__(self, data: bytes, deadline: float) -> None:
+        super().__init__(data)
+        self._deadline = deadline
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on. Raises `TransientError` after the deadline."""
+        _check_time(self._deadline, "send")
+        return super().read(size)
+
+
+def read_body(answer: dict[str, Any], *, max_bytes: int, deadline: float) -> bytes:
+    """Read the body of an answer, of exactly the length that was promised.
+
+    Raises:
+        StoreError: more than `max_bytes` are promised (nothing is read then), or the length is not said.
+        TransientError: the body ends early, or is not there at the deadline.
+        HTTPError: the connection broke.
+    """
+    size = answer.get("ContentLength")
+    with answer["Body"] as stream:  # closes the connection, unless it went back to the pool with the last byte
+        if size is None:
+            raise StoreError("the store does not say how long the object is")
+        if size > max_bytes:
+            raise StoreError(f"the object has {size} bytes, and no more than {max_bytes} are allowed")
+        parts: list[bytes] = []
+        left = size
+        while left:
+            _check_time(deadline, "read")
+            # Unlike read(), read1() comes back with what is there, so that a trickle cannot outlast the deadline.
+            part = stream.read1(min(left, _SLICE_BYTES))
+            if not part:
+                raise TransientError(f"the body ended after {size - left} of {size} bytes")
+            parts.append(part)
+            left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _check_time(deadline: float, action: str) -> None:
+    if time.monotonic() >= deadline:
+        raise TransientError(f"the body took too long to {action}")

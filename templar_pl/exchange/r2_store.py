@@ -1,0 +1,211 @@
+"""Buckets on Cloudflare R2 or another S3 store: one per node, written with one key and read by the world with another.
+
+Where stores differ:
+- SeaweedFS lists folder by folder (`a/b` before `a-b`); S3 and R2 by code points. So a listing is sorted here.
+- moto and R2 refuse a conditional put at once; SeaweedFS makes up to a second of it when several compete.
+- An answer to HEAD has no body, so a missing bucket looks like a missing object there; `check` tells them apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from botocore.exceptions import ClientError
+
+from templar_pl.errors import ObjectMissingError, StoreError
+from templar_pl.exchange import credentials as names
+from templar_pl.exchange.credentials import AccessKey, BucketAddress, R2Credentials, parse_address
+from templar_pl.exchange.r2_client import Clients
+from templar_pl.exchange.r2_errors import Place, TransientError, refusal, status_of
+from templar_pl.exchange.r2_options import R2Options
+from templar_pl.exchange.r2_requests import Requests, TimedBody, read_body
+from templar_pl.exchange.store import ObjectInfo, check_key, check_prefix
+
+DELETE_BATCH = 1000
+"""Keys one request may delete, by S3."""
+
+_NONCE = "writer"  # metadata that tells our object from one that somebody else wrote at the same time
+_ACCOUNT_NAMES = f"{names.ACCOUNT_ID}, {names.BUCKET} and {names.ENDPOINT_URL}"
+
+
+class R2Buckets:
+    """All buckets of a run that is held on R2 or on one other S3 store.
+
+    Args:
+        credentials: returns the own keys; called whenever a bucket is opened, so that they are read when they are
+            used. May raise `ConfigError`.
+        options: time-outs, retries and parallelism.
+    """
+
+    def __init__(self, credentials: Callable[[], R2Credentials], options: R2Options | None = None) -> None:
+        self._credentials, self._options = credentials, options or R2Options()
+        self._clients = Clients(self._options)
+
+    def own(self) -> R2Bucket:
+        """Return the bucket of this node, to be written with the write key."""
+        own = self._credentials()
+        keys = f"{names.WRITE_KEY_ID} and {names.WRITE_SECRET}"
+        return R2Bucket(self._requests(own.address, own.write_key, own, keys))
+
+    def own_as_read(self) -> R2Reader:
+        """Return the bucket of this node as others see it, with the published key."""
+        own = self._credentials()
+        keys = f"{names.READ_KEY_ID} and {names.READ_SECRET}"
+        return R2Reader(self._requests(own.address, own.address.key, own, keys))
+
+    def of(self, address: str) -> R2Reader:
+        """Return the bucket a peer committed to, without asking it anything. Raises `StoreError` for its form."""
+        try:
+            parsed = parse_address(address)
+        except ValueError as error:
+            raise StoreError(f"a peer cannot be reached: {error}") from error
+        own = self._credentials()
+        requests = self._requests(parsed, parsed.key, own, "the key that this peer published")
+        return R2Reader(requests)
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self._clients.close()
+
+    def _requests(self, address: BucketAddress, key: AccessKey, own: R2Credentials, keys: str) -> Requests:
+        endpoint_url = own.endpoint_url or f"https://{address.account}.r2.cloudflarestorage.com"
+        place = Place(endpoint_url, own.bucket or address.account, keys, _ACCOUNT_NAMES)
+        return Requests(partial(self._clients.get, endpoint_url, key), place, self._options)
+
+
+class R2Reader:
+    """A bucket that is read."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._bucket = requests.place.bucket
+
+    @property
+    def place(self) -> Place:
+        """Where the bucket is."""
+        return self._requests.place
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe an object."""
+        check_key(key)
+        answer = self._head(key)
+        return ObjectInfo(answer["ContentLength"], answer["LastModified"].timestamp())
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        """Read a whole object of at most `max_bytes`."""
+        check_key(key)
+
+        def get(client: Any, deadline: float) -> bytes:
+            answer = client.get_object(Bucket=self._bucket, Key=key)
+            return read_body(answer, max_bytes=max_bytes, deadline=deadline)
+
+        return self._requests.send(f"read {key}", get)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Name the objects under a prefix, in ascending order; nothing if there is no such bucket."""
+        check_prefix(prefix)
+        keys: list[str] = []
+        page: dict[str, Any] = {}
+        try:
+            while page := self._page(prefix, page.get("NextContinuationToken")):
+                keys += [entry["Key"] for entry in page.get("Contents", [])]
+                if not page.get("IsTruncated"):
+                    break
+        except ObjectMissingError:
+            return iter(())
+        return iter(sorted(keys))
+
+    def check(self) -> None:
+        """See that the bucket is there and may be listed with this key. Raises `StoreError` that says what is not."""
+        self._requests.send("list objects", lambda client, _: client.list_objects_v2(Bucket=self._bucket, MaxKeys=1))
+
+    def _head(self, key: str) -> dict[str, Any]:
+        return self._requests.send(f"look at {key}", lambda client, _: client.head_object(Bucket=self._bucket, Key=key))
+
+    def _page(self, prefix: str, token: str | None) -> dict[str, Any]:
+        more = {"ContinuationToken": token} if token else {}
+        return self._requests.send(
+            f"list {prefix or 'objects'}",
+            lambda client, _: client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **more),
+        )
+
+
+class R2Bucket(R2Reader):
+    """The bucket that is ours to write."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object, in place of what was there."""
+        check_key(key)
+        self._requests.send(f"write {key}", lambda client, deadline: self._put(client, deadline, key, data))
+
+    def put_once(self, key: str, data: bytes) -> bool:
+        """Write an object unless there is one; return whether this call wrote it.
+
+        The store decides, by `If-None-Match: *`. If it did and its answer was lost, the object tells whose it is.
+        """
+        check_key(key)
+        nonce = uuid4().hex
+
+        def put(client: Any, deadline: float) -> bool:
+            try:
+                self._put(client, deadline, key, data, IfNoneMatch="*", Metadata={_NONCE: nonce})
+            except ClientError as error:
+                # 409: another put or a delete of the same key was under way.
+                if status_of(error) not in (409, 412):
+                    raise
+                return self._is_ours(client, key, nonce, len(data))
+            return True
+
+        return self._requests.send(f"write {key}", put)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, a thousand a request."""
+        checked = list(keys)
+        for key in checked:
+            check_key(key)
+        for start in range(0, len(checked), DELETE_BATCH):
+            batch = checked[start : start + DELETE_BATCH]
+            self._requests.send(f"delete {len(batch)} objects", partial(self._delete, batch))
+
+    def _put(self, client: Any, deadline: float, key: str, data: bytes, **more: Any) -> None:
+        """Write an object and see that the store has what was sent."""
+        digest = hashlib.md5(data, usedforsecurity=False)
+        answer = client.put_object(
+            Bucket=self._bucket,
+            Key=key,
+            Body=TimedBody(data, deadline),
+            ContentMD5=base64.b64encode(digest.digest()).decode(),  # the store refuses what arrives damaged
+            ContentType="application/octet-stream",
+            **more,
+        )
+        # The tag of an object that the store keeps encrypted is another.
+        if answer.get("ETag", "").strip('"') != digest.hexdigest():
+            found = client.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
+            if found != len(data):
+                raise TransientError(f"the store has {found} bytes after {len(data)} were written")
+
+    def _is_ours(self, client: Any, key: str, nonce: str, size: int) -> bool:
+        """Tell whether the object that is in the way was written by an earlier try of this call."""
+        try:
+            found = client.head_object(Bucket=self._bucket, Key=key)
+        except ClientError as error:
+            if status_of(error) == 404:
+                raise TransientError("something was in the way and is gone again") from None
+            raise
+        if found.get("Metadata", {}).get(_NONCE) != nonce:
+            return False
+        if found["ContentLength"] != size:
+            raise StoreError(f"the store has {found['ContentLength']} bytes after {size} were written")
+        return True
+
+    def _delete(self, keys: Sequence[str], client: Any, _: float) -> None:
+        request = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        errors = client.delete_objects(Bucket=self._bucket, Delete=request).get("Errors", [])
+        codes = sorted({error.get("Code", "") for error in errors} - {"NoSuchKey"})
+        if codes:
+            raise refusal(codes, len(errors), self._requests.place)
