@@ -10,7 +10,6 @@ root are refused: a bucket must not lead out of it.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from templar_pl.errors import ObjectMissingError, StoreError
+from templar_pl.exchange.disk import explained, sync_folder
 from templar_pl.exchange.store import ObjectInfo, check_key, check_prefix, is_segment
 
 LEFTOVER_AGE_S = 900.0
@@ -28,18 +28,6 @@ LEFTOVER_AGE_S = 900.0
 
 _INCOMING = ".incoming"
 _PLACE_TRIES = 5  # each try loses only to a delete that empties the very folder at that moment
-_REMEDIES = {
-    errno.ENOSPC: "free some space, or choose another folder",
-    errno.EDQUOT: "free some space, or choose another folder",
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
-    errno.EACCES: "give this user the right to it, or choose another folder",
-    errno.EPERM: "give this user the right to it, or choose another folder; it must be on a disk that knows hard links",
-    errno.EROFS: "choose a folder on a disk that can be written",
-    errno.ENOTDIR: "a file is where a folder must be",
-    errno.EEXIST: "a file is where a folder must be, or a folder where a file must be",
-    errno.EISDIR: "a folder is where a file must be",
-    errno.ELOOP: "symbolic links are not followed below the store's folder",
-}
 
 
 class LocalBuckets:
@@ -82,13 +70,13 @@ class LocalReader:
     def head(self, key: str) -> ObjectInfo:
         """Describe an object."""
         path = self._locate(key)
-        with _explained("look at", path), _missing_told(path):
+        with explained("look at", path), _missing_told(path):
             return _info(path, path.lstat())
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """Read a whole object of at most `max_bytes`."""
         path = self._locate(key)
-        with _explained("read", path), _missing_told(path), _open(path) as file:
+        with explained("read", path), _missing_told(path), _open(path) as file:
             size = _info(path, os.fstat(file.fileno())).size
             if size > max_bytes:
                 raise StoreError(f"{path} holds {size} bytes, and no more than {max_bytes} are allowed")
@@ -101,7 +89,7 @@ class LocalReader:
         """Name the objects under a prefix, in ascending order."""
         check_prefix(prefix)
         folder = self._inside(prefix.rpartition("/")[0])
-        with _explained("list", folder):
+        with explained("list", folder):
             return iter(sorted(key for key in self._walk(folder) if key.startswith(prefix)))
 
     def _walk(self, folder: Path) -> Iterator[str]:
@@ -150,14 +138,14 @@ class LocalBucket(LocalReader):
         top = self._folder()
         for key in keys:
             path = self._locate(key)
-            with _explained("delete", path), suppress(FileNotFoundError, NotADirectoryError):
+            with explained("delete", path), suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
                 _prune(path.parent, top)
 
     def _write(self, key: str, data: bytes, place: Callable[[Path, Path], bool]) -> bool:
         path = self._locate(key)
         incoming = self._folder() / _INCOMING
-        with _explained("write", path):
+        with explained("write", path):
             _make_folder(incoming)
             _sweep(incoming)
             temporary = incoming / uuid4().hex
@@ -213,7 +201,7 @@ def _give_name(temporary: Path, path: Path, place: Callable[[Path, Path], bool])
         _make_folder(path.parent)
         try:
             is_placed = place(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except FileNotFoundError:  # a delete took the empty folder away
             if tries == _PLACE_TRIES:
                 raise
@@ -243,16 +231,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the names in a folder to disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder.parent)
 
 
 def _prune(folder: Path, top: Path) -> None:
@@ -271,17 +250,6 @@ def _sweep(incoming: Path) -> None:
             with suppress(FileNotFoundError):
                 if entry.stat(follow_symlinks=False).st_mtime < oldest:
                     Path(entry.path).unlink()
-
-
-@contextmanager
-def _explained(action: str, path: Path) -> Iterator[None]:
-    """Turn what the system says into a `StoreError` with what, where and how to mend it."""
-    try:
-        yield
-    except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0)
-        cause = error.strerror or str(error)
-        raise StoreError(f"cannot {action} {path}: {cause}{f'; {remedy}' if remedy else ''}") from error
 
 
 @contextmanager
