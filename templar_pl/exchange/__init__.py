@@ -2,6 +2,7 @@
 
 from templar_pl.exchange.credentials import BucketAddress, R2Credentials, credentials_from, parse_address
 from templar_pl.exchange.gather import Gathered, Interval, Request, gather
+from templar_pl.exchange.large_objects import FileDigest, LargeBucket, LargeReader
 from templar_pl.exchange.local_store import LocalBucket, LocalBuckets, LocalReader
 from templar_pl.exchange.publish import Published, publish
 from templar_pl.exchange.r2_options import R2Options
@@ -14,8 +15,11 @@ __all__ = [
     "BucketAddress",
     "BucketReader",
     "Buckets",
+    "FileDigest",
     "Gathered",
     "Interval",
+    "LargeBucket",
+    "LargeReader",
     "LocalBucket",
     "LocalBuckets",
     "LocalReader",

@@ -21,11 +21,14 @@ from uuid import uuid4
 
 from templar_pl.errors import ObjectMissingError, StoreError
 from templar_pl.exchange.disk import explained, sync_folder
+from templar_pl.exchange.download import open_download
+from templar_pl.exchange.large_objects import FileDigest, SourceFile, open_source, part_ranges
 from templar_pl.exchange.store import ObjectInfo, check_key, check_prefix, is_segment
 
 LEFTOVER_AGE_S = 900.0
 """Seconds after which a file in `.incoming` is taken for that of a killed process: no put takes that long."""
 
+_PART_BYTES = 2**24
 _INCOMING = ".incoming"
 _PLACE_TRIES = 5  # each try loses only to a delete that empties the very folder at that moment
 
@@ -85,6 +88,19 @@ class LocalReader:
             raise StoreError(f"{path} ended after {len(data)} of {size} bytes: it was changed while it was read")
         return data
 
+    def get_file(self, key: str, path: Path, expected: FileDigest) -> None:
+        """Copy an object into a file; a later call goes on where this one ended."""
+        origin = self._locate(key)
+        with explained("read", origin), _missing_told(origin), _open(origin) as file:
+            source = SourceFile(origin, file.fileno())
+            size = _info(origin, os.fstat(file.fileno())).size
+            if size != expected.size:
+                raise StoreError(f"{origin} holds {size} bytes, must hold {expected.size}")
+            with open_download(path, expected, part_ranges(size, _PART_BYTES, size + 1)) as download:
+                for start, length in download.missing:
+                    download.write(start, source.read(start, length))
+                download.finish()
+
     def list(self, prefix: str) -> Iterator[str]:
         """Name the objects under a prefix, in ascending order."""
         check_prefix(prefix)
@@ -127,11 +143,18 @@ class LocalBucket(LocalReader):
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, in place of what was there."""
-        self._write(key, data, _place)
+        self._write(key, [data], _place)
 
     def put_once(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one; return whether this call wrote it."""
-        return self._write(key, data, _place_once)
+        return self._write(key, [data], _place_once)
+
+    def put_file(self, key: str, path: Path) -> FileDigest:
+        """Write an object from a file, in place of what was there; return what it holds."""
+        with open_source(path) as source:
+            digest = source.digest()
+            self._write(key, source.blocks(), _place)
+            return digest
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, and the folders that are empty then."""
@@ -142,7 +165,7 @@ class LocalBucket(LocalReader):
                 path.unlink()
                 _prune(path.parent, top)
 
-    def _write(self, key: str, data: bytes, place: Callable[[Path, Path], bool]) -> bool:
+    def _write(self, key: str, blocks: Iterable[bytes], place: Callable[[Path, Path], bool]) -> bool:
         path = self._locate(key)
         incoming = self._folder() / _INCOMING
         with explained("write", path):
@@ -150,7 +173,7 @@ class LocalBucket(LocalReader):
             _sweep(incoming)
             temporary = incoming / uuid4().hex
             try:
-                _write_aside(temporary, data)
+                _write_aside(temporary, blocks)
                 is_placed = _give_name(temporary, path, place)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -182,13 +205,13 @@ def _read_exactly(read: Callable[[int], bytes | None], size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write_aside(temporary: Path, data: bytes) -> None:
+def _write_aside(temporary: Path, blocks: Iterable[bytes]) -> None:
     """Write a file and force it to disk, with the time of this clock.
 
     The kernel stamps files with a coarse clock, up to 10 ms behind the one payloads are timed by.
     """
     with temporary.open("xb") as file:
-        file.write(data)
+        file.writelines(blocks)
         file.flush()
         now = time.time_ns()
         os.utime(temporary, ns=(now, now))

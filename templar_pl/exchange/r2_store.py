@@ -12,6 +12,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,9 +21,12 @@ from botocore.exceptions import ClientError
 from templar_pl.errors import ObjectMissingError, StoreError
 from templar_pl.exchange import credentials as names
 from templar_pl.exchange.credentials import AccessKey, BucketAddress, R2Credentials, parse_address
+from templar_pl.exchange.download import open_download
+from templar_pl.exchange.large_objects import FileDigest, open_source, part_ranges
 from templar_pl.exchange.r2_client import Clients
 from templar_pl.exchange.r2_errors import Place, TransientError, refusal, status_of
-from templar_pl.exchange.r2_options import R2Options
+from templar_pl.exchange.r2_options import MAX_PARTS, R2Options
+from templar_pl.exchange.r2_parts import get_parts, put_parts
 from templar_pl.exchange.r2_requests import Requests, TimedBody, read_body
 from templar_pl.exchange.store import ObjectInfo, check_key, check_prefix
 
@@ -106,6 +110,16 @@ class R2Reader:
 
         return self._requests.send(f"read {key}", get)
 
+    def get_file(self, key: str, path: Path, expected: FileDigest) -> None:
+        """Fetch an object into a file, in parts; a later call goes on where this one ended."""
+        size = self.head(key).size
+        if size != expected.size:
+            raise StoreError(f"{key} in {self.place} has {size} bytes, must have {expected.size}")
+        ranges = part_ranges(size, self._requests.options.part_bytes, MAX_PARTS)
+        with open_download(path, expected, ranges) as download:
+            get_parts(self._requests, key, download)
+            download.finish()
+
     def list(self, prefix: str) -> Iterator[str]:
         """Name the objects under a prefix, in ascending order; nothing if there is no such bucket."""
         check_prefix(prefix)
@@ -139,9 +153,25 @@ class R2Bucket(R2Reader):
     """The bucket that is ours to write."""
 
     def put(self, key: str, data: bytes) -> None:
-        """Write an object, in place of what was there."""
+        """Write an object, in place of what was there; a large one in parts."""
         check_key(key)
+        if len(data) > self._requests.options.multipart_bytes:
+            put_parts(self._requests, key, len(data), lambda start, size: data[start : start + size], lambda: None)
+            return
         self._requests.send(f"write {key}", lambda client, deadline: self._put(client, deadline, key, data))
+
+    def put_file(self, key: str, path: Path) -> FileDigest:
+        """Write an object from a file, in parts if it is large; return what it holds."""
+        check_key(key)
+        with open_source(path) as source:
+            digest = source.digest()
+            if source.size > self._requests.options.multipart_bytes:
+                put_parts(self._requests, key, source.size, source.read, source.check_unchanged)
+            else:
+                data = source.read(0, source.size)
+                source.check_unchanged()
+                self.put(key, data)
+        return digest
 
     def put_once(self, key: str, data: bytes) -> bool:
         """Write an object unless there is one; return whether this call wrote it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import threading
@@ -26,16 +25,7 @@ IMPATIENT = R2Options(
 
 def bucket_at(url: str, options: R2Options = BRISK) -> R2Bucket:
     """Return the bucket of "me" on the server at `url`."""
-    url_now, buckets = switching_buckets(options)
-    url_now[0] = url
-    return buckets.own()
-
-
-@functools.cache  # one store for all tests: the models behind its clients take 0.2 s to read
-def switching_buckets(options: R2Options) -> tuple[list[str], R2Buckets]:
-    """Return buckets, and the cell that holds the address of the server that they are opened on."""
-    url_now = [""]
-    return url_now, R2Buckets(lambda: credentials("me", url_now[0]), options)
+    return node_buckets("me", url, options).own()
 
 
 @pytest.fixture
@@ -359,7 +349,7 @@ def test_without_another_endpoint_an_account_has_its_own_on_r2() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"retry_for_s": -1}, {"max_connections": 0}, {"read_timeout_s": 0}],
+    [{"part_bytes": 1}, {"retry_for_s": -1}, {"parallel_parts": 99}, {"max_connections": 0}, {"read_timeout_s": 0}],
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from templar_pl.exchange.credentials import AccessKey, BucketAddress, R2Credentials, Secret
-from templar_pl.exchange.r2_options import R2Options
+from templar_pl.exchange.r2_options import MIN_PART_BYTES, R2Options
 from templar_pl.exchange.r2_store import R2Bucket, R2Buckets, R2Reader
 
 NODES = ("me", "you", "other", "nobody")
@@ -46,25 +46,40 @@ def identities(names: Iterable[str]) -> dict[str, Any]:
     return {"identities": found}
 
 
+IN_SMALL_PARTS = R2Options(
+    retry_for_s=20, retry_pause_s=0.05, multipart_bytes=MIN_PART_BYTES, part_bytes=MIN_PART_BYTES
+)
+
+
 class NamedBuckets:
     """Buckets whose peers are called by name instead of by 128 characters."""
 
     def __init__(self, name: str, endpoint_url: str) -> None:
-        self._endpoint_url = endpoint_url
-        self.buckets = node_buckets(name, endpoint_url)
+        self._name, self._endpoint_url = name, endpoint_url
 
     def own(self) -> R2Bucket:
-        return self.buckets.own()
+        return node_buckets(self._name, self._endpoint_url).own()
 
     def of(self, address: str) -> R2Reader:
         is_name = address in NODES
-        return self.buckets.of(credentials(address, self._endpoint_url).address.to_text() if is_name else address)
+        text = credentials(address, self._endpoint_url).address.to_text() if is_name else address
+        return node_buckets(self._name, self._endpoint_url).of(text)
 
 
-@functools.cache  # the models behind a client take 0.2 s to read
 def node_buckets(name: str, endpoint_url: str, options: R2Options = BRISK) -> R2Buckets:
-    """Return the buckets of a run as a node sees them."""
-    return R2Buckets(lambda: credentials(name, endpoint_url), options)
+    """Return the buckets of a run as a node sees them.
+
+    Open what is needed at once: they follow the last address that was asked for.
+    """
+    last_url, buckets = _buckets(name, options)
+    last_url[0] = endpoint_url
+    return buckets
+
+
+@functools.cache  # the models behind the clients of one store take 0.2 s to read
+def _buckets(name: str, options: R2Options) -> tuple[list[str], R2Buckets]:
+    last_url = [""]
+    return last_url, R2Buckets(lambda: credentials(name, last_url[0]), options)
 
 
 def empty(endpoint_url: str) -> None:
