@@ -69,11 +69,7 @@ class Requests:
 
 
 class TimedBody(io.BytesIO):
-    """A body to send that stops being one at its deadline, however slowly the other side takes it.
-
-    Given as bytes, a body is sent in one call of the system, and must then be through within the time-out of a
-    connection, whatever its size.
-    """
+    """A body to send that stops being one at its deadline, however slowly the other side takes it."""
 
     def __init__(self, data: bytes, deadline: float) -> None:
         super().__init__(data)
