@@ -112,11 +112,13 @@ def test_an_upload_whose_last_answer_was_lost_is_known_to_be_complete(upstream: 
     is_lost: list[bool] = []
 
     def lose_the_end(asked: Asked) -> Reply | None:
-        reply = passed_on(asked)
-        if asked.method == "POST" and "uploadId" in asked.path and not is_lost:
-            is_lost.append(True)
-            return None
-        return reply
+        if asked.method != "POST" or "uploadId" not in asked.path:
+            return passed_on(asked)
+        if is_lost:
+            return error(404, "NoSuchUpload")(asked)  # as S3 answers for one that is complete
+        is_lost.append(True)
+        passed_on(asked)
+        return None
 
     with proxy(upstream, lose_the_end) as log:
         bucket_at(log.url).put_file("a", source)
