@@ -18,6 +18,10 @@ WITH_BUCKET = NODES[:3]
 
 BRISK = R2Options(retry_for_s=20, retry_pause_s=0.05)
 
+IMPATIENT = R2Options(
+    connect_timeout_s=0.5, read_timeout_s=0.5, request_timeout_s=1.0, retry_for_s=0.8, retry_pause_s=0.1
+)
+
 
 def credentials(name: str, endpoint_url: str) -> R2Credentials:
     """Return bucket and keys of a node; equal names have equal ones."""
@@ -91,3 +95,8 @@ def empty(endpoint_url: str) -> None:
 
 def _hex(*parts: str) -> str:
     return hashlib.sha256("/".join(parts).encode()).hexdigest()
+
+
+def bucket_at(url: str, options: R2Options = BRISK) -> R2Bucket:
+    """Return the bucket of "me" on the server at `url`."""
+    return node_buckets("me", url, options).own()
