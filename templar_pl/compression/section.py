@@ -35,7 +35,8 @@ from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
 
 MIN_BASE = -2048
 MAX_BASE = 2047
-_BASE_BYTES = 2
+BASE_BYTES = 2
+"""Bytes in front of the scale codes."""
 
 
 class SectionError(ValueError):
@@ -66,7 +67,7 @@ class Layout:
     @property
     def records_start(self) -> int:
         """Bytes in front of the first record."""
-        return _BASE_BYTES + self.grid.num_chunks
+        return BASE_BYTES + self.grid.num_chunks
 
     @property
     def total_bytes(self) -> int:
@@ -97,8 +98,8 @@ def encode_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
     below = None if chunks.below is None else chunks.below.detach().cpu().numpy()
     _check_scales(codes, chunks.base)
     section = np.empty(layout.total_bytes, dtype=np.uint8)
-    section[:_BASE_BYTES] = np.frombuffer(chunks.base.to_bytes(_BASE_BYTES, "little", signed=True), dtype=np.uint8)
-    section[_BASE_BYTES : layout.records_start] = codes
+    section[:BASE_BYTES] = np.frombuffer(chunks.base.to_bytes(BASE_BYTES, "little", signed=True), dtype=np.uint8)
+    section[BASE_BYTES : layout.records_start] = codes
     records = section[layout.records_start :].reshape(grid.num_chunks, layout.record_bytes)  # (N, R)
     split = layout.code.row_bytes
     try:
@@ -130,9 +131,9 @@ def decode_section(section: memoryview, grid: ChunkGrid) -> SparseChunks:
         SectionError: the bytes are none that `encode_section` returns; the message names the chunk.
     """
     layout = Layout(grid)
-    base = int.from_bytes(section[:_BASE_BYTES], "little", signed=True)
+    base = int.from_bytes(section[:BASE_BYTES], "little", signed=True)
     content = np.frombuffer(section, dtype=np.uint8)
-    codes = content[_BASE_BYTES : layout.records_start].copy()  # (N,)
+    codes = content[BASE_BYTES : layout.records_start].copy()  # (N,)
     _check_scales(codes, base)
     records = content[layout.records_start :].reshape(grid.num_chunks, layout.record_bytes)  # (N, R)
     negative = np.empty((grid.num_chunks, grid.topk), dtype=np.bool_)  # (N, T)
