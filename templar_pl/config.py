@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 from templar_pl.errors import ConfigError
 
+IndexCoding = Literal["elias_fano", "compact"]
+"""How the places of coefficients travel."""
+
 MAX_CHUNK_SIZE = 64  # the exact update needs 64 * 1023 * 256 < 2**24 (docs/design.md, section 5)
 MAX_PEERS = 512  # 512 * 2**15 == 2**24: the most payloads whose sum is exact in fp32
 
@@ -126,6 +129,10 @@ class CompressionConfig:
     """What chunks of the gradient become before the largest coefficients are chosen: their DCT, or `none`: they stay as
     they are, for research."""
 
+    index_coding: IndexCoding = "elias_fano"
+    """How the places of coefficients travel: `elias_fano` costs no time; `compact` takes 6 % fewer bytes at the
+    defaults and some microseconds a chunk each way up to a topk of 93, beyond that up to 10 milliseconds."""
+
     def __post_init__(self) -> None:
         _check(self, chunk_size=(1, MAX_CHUNK_SIZE), momentum_decay=(0, 1))
         _check(self, topk=(1, self.chunk_size**2))
@@ -137,6 +144,8 @@ class CompressionConfig:
             raise ConfigError(f"transform must be dct or none, got {self.transform!r}")
         if self.value_bits not in (1, 2, 3, 8) or isinstance(self.value_bits, bool):
             raise ConfigError(f"value_bits must be 1, 2, 3 or 8, got {self.value_bits!r}")
+        if self.index_coding not in ("elias_fano", "compact"):
+            raise ConfigError(f"index_coding must be elias_fano or compact, got {self.index_coding!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

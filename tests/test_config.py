@@ -106,7 +106,10 @@ def test_every_number_has_a_range_that_is_named_when_it_is_left(section: str, na
         from_sections({section: {name: value}})
 
 
-@pytest.mark.parametrize(("section", "name"), [*NUMBERS, ("pages", "tokenizer_name"), ("compression", "combine")])
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [*NUMBERS, ("pages", "tokenizer_name"), ("compression", "combine"), ("compression", "index_coding")],
+)
 def test_every_field_is_documented(section: str, name: str) -> None:
     source = (ROOT / "templar_pl" / "config.py").read_text()
     start = source.index(f"    {name}:", source.index(f"class {SECTIONS[section].__name__}"))
@@ -168,3 +171,11 @@ def test_a_transform_is_dct_or_none() -> None:
 def test_values_have_1_2_3_or_8_bits(bits: object) -> None:
     with pytest.raises(ConfigError, match=f"value_bits must be 1, 2, 3 or 8, got {bits!r}"):
         CompressionConfig(value_bits=bits)  # pyright: ignore[reportArgumentType]  # a wrong type is the point
+
+
+def test_the_coding_of_indices_is_one_of_two_and_changes_the_digest() -> None:
+    compact = from_sections({"compression": {"index_coding": "compact"}})
+
+    assert compact.digest() != HParams().digest()
+    with pytest.raises(ConfigError, match="index_coding must be elias_fano or compact, got 'rice'"):
+        from_sections({"compression": {"index_coding": "rice"}})

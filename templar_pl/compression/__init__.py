@@ -10,6 +10,7 @@ from templar_pl.compression.native_library import NativeError
 from templar_pl.compression.quantise import dequantise
 from templar_pl.compression.section import SectionError
 from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
+from templar_pl.compression.travel import pack_body, travel_bytes, unpack_body
 
 __all__ = [
     "EMPTY_CODE",
@@ -31,5 +32,8 @@ __all__ = [
     "dequantise",
     "encode_body",
     "native_fault",
+    "pack_body",
     "sign_of",
+    "travel_bytes",
+    "unpack_body",
 ]

@@ -88,7 +88,7 @@ def encode_body(chunks: Mapping[str, SparseChunks], grids: Mapping[str, ChunkGri
     return Body(b"".join(sections), grids)
 
 
-def read_body(data: bytes | memoryview, grids: Mapping[str, ChunkGrid]) -> Body:
+def read_body(data: bytes | bytearray | memoryview, grids: Mapping[str, ChunkGrid]) -> Body:
     """Check a body and decode all of it, in numpy.
 
     Raises:

@@ -66,6 +66,7 @@ class MomentumCodec:
                 topk=config.topk,
                 value_bits=config.value_bits,
                 transform=config.transform,
+                index_coding=config.index_coding,
             )
             for name, shape in shapes.items()
         }

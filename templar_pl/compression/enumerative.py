@@ -6,8 +6,8 @@ c_1 > c_2 > ... > c_m, the number of a set is how many sets come before it:
 
     L(c_1, T) + L(c_2, T - 1) + ... + L(c_m, T - m + 1)
 
-The empty set is 0, and each number below L(K, T) is one set: after c_1 fewer than L(c_1, T - 1) numbers are left. K = 4096
-and T = 32 need 267 bits; sets of exactly 32 places need 266.2.
+The empty set is 0, and each number below L(K, T) is one set: after c_1 fewer than L(c_1, T - 1) numbers are left.
+K = 4096 and T = 32 need 267 bits; sets of exactly 32 places need 266.2.
 
 Shapes: N = sets; T = places a set at most; K = bound of the places; W = words of 64 bits of a number.
 
@@ -35,7 +35,7 @@ BLOCK = 64
 _TABLE_BYTES = 32 * 2**20  # K = 4096 fits up to T = 93; numbers stay below 2**1000, so that float64 holds it
 _SCRATCH_BYTES = 16 * 2**20  # of one block of sets
 _SLACK = 1 + 2.0**-40
-"""More than rounding to float64 takes off, far less than the ratio of neighbours in a table, which is above 1 + 1 / K."""
+"""More than rounding to float64 takes off; far less than the ratio of neighbours in a table, above 1 + 1 / K."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class SetTable:
     """L(n, t) for every t of a code and every n below K."""
 
     exact: NDArray[np.uint64]
-    """(T, K + 1, W), little-endian words: entry [j, c + 1] is L(c, T - j); entry [j, 0] is 0 and stands for no place."""
+    """(T, K + 1, W), little-endian words: entry [j, c + 1] is L(c, T - j); entry [j, 0] is 0, for no place."""
 
     nearby: NDArray[np.float64]
     """(T, K rounded up to BLOCK): entry [j, c] is L(c, T - j) as float64; infinity from K on."""
@@ -227,9 +227,9 @@ class _Walk:
 
 
 def set_blocks(num_sets: int, code: SetCode) -> Iterator[slice]:
-    """Cut sets into blocks whose intermediate values take some _SCRATCH_BYTES bytes, of a multiple of eight sets each."""
-    # A byte for each bit of number and signs, four values of 8 bytes for each half word and each place.
-    bytes_per_set = 64 * code.words + 65 * code.num_places + 64 * code.words
+    """Cut sets into blocks of a multiple of eight, whose intermediate values take some _SCRATCH_BYTES bytes."""
+    # A byte for each bit of number and signs, four values of 8 bytes for each half word, eight for each place.
+    bytes_per_set = 128 * code.words + 65 * code.num_places
     height = max(8, _SCRATCH_BYTES // bytes_per_set // 8 * 8)
     return (slice(start, min(start + height, num_sets)) for start in range(0, num_sets, height))
 

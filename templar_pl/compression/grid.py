@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from templar_pl.config import MAX_CHUNK_SIZE
+from templar_pl.config import MAX_CHUNK_SIZE, IndexCoding
 
 ValueBits = Literal[1, 2, 3, 8]
 Transform = Literal["dct", "none"]
@@ -41,6 +41,9 @@ class ChunkGrid:
 
     transform: Transform = "dct"
     """What a chunk of the parameter becomes; with `none` its coefficients are its elements."""
+
+    index_coding: IndexCoding = "elias_fano"
+    """How places travel; see `CompressionConfig`."""
 
     @property
     def is_vector(self) -> bool:
@@ -79,7 +82,13 @@ class ChunkGrid:
 
 
 def chunk_grid(
-    shape: tuple[int, ...], *, chunk_size: int, topk: int, value_bits: ValueBits = 1, transform: Transform = "dct"
+    shape: tuple[int, ...],
+    *,
+    chunk_size: int,
+    topk: int,
+    value_bits: ValueBits = 1,
+    transform: Transform = "dct",
+    index_coding: IndexCoding = "elias_fano",
 ) -> ChunkGrid:
     """Choose the chunks of a parameter.
 
@@ -89,6 +98,7 @@ def chunk_grid(
         topk: coefficients to send per chunk, at least 1; chunks with fewer elements send all of them.
         value_bits: bits a value; 1, 2, 3 or 8.
         transform: `dct`, or `none`: elements are sent as they are.
+        index_coding: how places travel.
 
     Raises:
         ValueError: a number is out of range, or there is no such transform.
@@ -106,4 +116,4 @@ def chunk_grid(
     else:
         height, width = shape[0], math.prod(shape[1:])
     height, width = (min(chunk_size, max(1, side)) for side in (height, width))
-    return ChunkGrid(tuple(shape), height, width, min(topk, height * width), value_bits, transform)
+    return ChunkGrid(tuple(shape), height, width, min(topk, height * width), value_bits, transform, index_coding)

@@ -77,7 +77,9 @@ def is_native(backend: Backend, device: torch.device, dtype: torch.dtype, *, mis
     return True
 
 
-def decode_body(data: bytes | memoryview, grids: Mapping[str, ChunkGrid], *, backend: Backend = "auto") -> Body:
+def decode_body(
+    data: bytes | bytearray | memoryview, grids: Mapping[str, ChunkGrid], *, backend: Backend = "auto"
+) -> Body:
     """Check a body of any content.
 
     Args:

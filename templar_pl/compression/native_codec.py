@@ -132,7 +132,7 @@ class NativeEngine:
         self._library.run(function, job, threads=torch.get_num_threads())
 
 
-def check_body(data: bytes | memoryview, grids: Mapping[str, ChunkGrid]) -> Body:
+def check_body(data: bytes | bytearray | memoryview, grids: Mapping[str, ChunkGrid]) -> Body:
     """Check a body by the compiled library; nothing is decoded before it is asked for.
 
     Raises:

@@ -114,6 +114,10 @@ class Library:
         helpers = min(threads - 1, job.num_chunks // CHUNKS_A_HELPER.get(function, MIN_CHUNKS_A_HELPER))
         self._library.native_run(work, ctypes.byref(job), helpers)
 
+    def measure(self, function: str, sizes: ctypes.Array[ctypes.c_int64]) -> None:
+        """Let a function write the sizes of its structures."""
+        getattr(self._library, function)(sizes)
+
     def _new_tables(self) -> Tables:
         sizes = range(1, MAX_CHUNK_SIZE + 1)
         return Tables(

@@ -1,7 +1,8 @@
 """Payload <-> bytes: what one peer sends for one window.
 
-A payload is header, body and signature. The body holds one section a parameter, in the order of the parameters' names;
-its length follows from the grids alone. The hotkey signs a tag, the header and the SHA-256 of the body.
+A payload is header, body and signature. The body holds one section a parameter, in the order of the parameters' names,
+in the form in which it travels; its length follows from the grids alone. The hotkey signs a tag, the header and the
+SHA-256 of the body.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from templar_pl.compression import Body, body_bytes, decode_body, encode_body
+from templar_pl.compression import Body, encode_body, pack_body, travel_bytes, unpack_body
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.section import SectionError
 from templar_pl.compression.sparse import SparseChunks
@@ -46,7 +47,7 @@ class Expected:
 
 def payload_bytes(grids: Mapping[str, ChunkGrid]) -> int:
     """Return the length of every payload of a model with these parameters."""
-    return HEADER_BYTES + body_bytes(grids) + SIGNATURE_BYTES
+    return HEADER_BYTES + travel_bytes(grids) + SIGNATURE_BYTES
 
 
 def encode_payload(
@@ -69,7 +70,7 @@ def encode_payload(
     """
     if header.public_key != signer.public_key:
         raise ValueError(f"the header names {header.public_key.hex()}, the signer is {signer.public_key.hex()}")
-    body = encode_body(chunks, grids).data
+    body = pack_body(encode_body(chunks, grids))
     packed = pack_header(header, len(body))
     signature = signer.sign(_signed_message(packed, body))
     if len(signature) != SIGNATURE_BYTES:
@@ -129,7 +130,7 @@ def _read_header(packed: bytes, body_bytes: int, expected: Expected) -> Header:
 def _read_body(body: memoryview, grids: Mapping[str, ChunkGrid], expected: Expected) -> Body:
     """Return what is sent of each parameter. Raises `PayloadError` for a section with a fault."""
     try:
-        return decode_body(body, grids)
+        return unpack_body(body, grids)
     except SectionError as error:
         raise _refusal(Fault.CONTENT, str(error), expected) from error
 

@@ -19,6 +19,7 @@ from templar_pl.errors import Fault, PayloadError
 from templar_pl.protocol import Payload, decode_payload, encode_payload, payload_bytes
 from templar_pl.protocol.header import HEADER_BYTES
 from templar_pl.units import Uid, Window
+from tests.compression.test_compact import slow_compact
 from tests.protocol.samples import (
     GOLDEN_PAYLOAD,
     HashSigner,
@@ -79,6 +80,30 @@ def test_decoding_undoes_encoding(model: Model, loss: float, tokens: int) -> Non
     assert list(payload.chunks) == sorted(chunks)
     for name, sent in payload.chunks.items():
         assert_same(sent, chunks[name])
+
+
+@given(models())
+def test_a_compact_payload_is_signed_as_it_travels_and_says_the_same(model: Model) -> None:
+    chunks = {name: sent for name, sent in model[0].items() if sent.indices.shape[1] <= 40}
+    grids = {name: replace(model[1][name], index_coding="compact") for name in chunks}
+    body = b"".join(slow_compact(chunks[name], grids[name]) for name in sorted(grids))
+
+    data = encode_payload(header(), chunks, grids, HashSigner())
+
+    assert data == slow_payload(header(), body, HashSigner())
+    assert len(data) == payload_bytes(grids)
+    for name, sent in decode(data, grids).chunks.items():
+        assert_same(sent, chunks[name])
+
+
+def test_a_wrong_number_in_a_signed_compact_payload_is_refused() -> None:
+    grids = {"w": chunk_grid((64, 64), chunk_size=64, topk=32, index_coding="compact")}
+    data = slow_payload(header(), b"\0\0\xff" + b"\xff" * 37 + b"\x07", HashSigner())
+
+    with pytest.raises(PayloadError, match="parameter w: chunk 0: its number is not below") as caught:
+        decode(data, grids)
+
+    assert caught.value.fault is Fault.CONTENT
 
 
 @given(st.binary(max_size=2 * len(GOOD)))

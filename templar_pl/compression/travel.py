@@ -1,0 +1,96 @@
+"""The form in which a body travels: as engines read it, or compact, as the grid of each parameter says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from templar_pl.compression.body import Body, section_starts
+from templar_pl.compression.compact import CompactLayout, pack_section, unpack_section
+from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.native_check import Backend, decode_body, is_native
+from templar_pl.compression.native_compact import can_pack, native_pack_body, native_unpack_body
+from templar_pl.compression.section import SectionError, section_bytes
+
+
+def travel_bytes(grids: Mapping[str, ChunkGrid]) -> int:
+    """Return the length of what travels of every body of a model with these parameters."""
+    return sum(_travel_section_bytes(grid) for grid in grids.values())
+
+
+def pack_body(body: Body, *, backend: Backend = "auto") -> bytes:
+    """Return what travels of a body: `travel_bytes(body.grids)` bytes, the same for the same meaning.
+
+    Args:
+        body: as `encode_body` or a codec gives it.
+        backend: which one packs; `native` only what it has tables for.
+    """
+    if not _has_compact(body.grids):
+        return body.data
+    if _is_native(body.grids, backend):
+        return native_pack_body(body)
+    parts = []
+    for name in section_starts(body.grids):
+        section, grid = body.section(name), body.grids[name]
+        parts.append(pack_section(section, grid) if grid.index_coding == "compact" else bytes(section))
+    return b"".join(parts)
+
+
+def unpack_body(data: bytes | memoryview, grids: Mapping[str, ChunkGrid], *, backend: Backend = "auto") -> Body:
+    """Undo `pack_body`, and check what comes out.
+
+    Args:
+        data: bytes of any content and length.
+        grids: the chunks of each parameter.
+        backend: which one unpacks and checks, as in `pack_body` and `decode_body`.
+
+    Returns:
+        A body for which `pack_body` gives the same bytes again.
+
+    Raises:
+        SectionError: the bytes are none that `pack_body` returns; the message names the parameter and the chunk.
+    """
+    if len(data) != travel_bytes(grids):
+        raise SectionError(f"a body of this model travels as {travel_bytes(grids)} bytes, got {len(data)}")
+    if not _has_compact(grids):
+        return decode_body(data, grids, backend=backend)
+    wrong = None
+    if _is_native(grids, backend):
+        sections, wrong = native_unpack_body(bytes(data), grids)
+        if wrong is None:
+            return decode_body(sections, grids, backend=backend)
+    sections = _unpack_sections(memoryview(data), grids, only=wrong)
+    if wrong is not None:
+        raise SectionError(f"the compiled library refuses parameter {wrong}, which numpy accepts: this is a bug")
+    return decode_body(sections, grids, backend=backend)
+
+
+def _unpack_sections(view: memoryview, grids: Mapping[str, ChunkGrid], *, only: str | None) -> bytes:
+    """Return the sections of a body, or of one parameter `only`, in numpy. Raises `SectionError` as `unpack_body`."""
+    parts, start = [], 0
+    for name in section_starts(grids):
+        end = start + _travel_section_bytes(grids[name])
+        try:
+            if only in (None, name):
+                parts.append(_unpack_one(view[start:end], grids[name]))
+        except SectionError as error:
+            raise SectionError(f"parameter {name}: {error}") from error
+        start = end
+    return b"".join(parts)
+
+
+def _is_native(grids: Mapping[str, ChunkGrid], backend: Backend) -> bool:
+    return can_pack(grids) and is_native(backend, torch.device("cpu"), torch.float32)
+
+
+def _has_compact(grids: Mapping[str, ChunkGrid]) -> bool:
+    return any(grid.index_coding == "compact" for grid in grids.values())
+
+
+def _travel_section_bytes(grid: ChunkGrid) -> int:
+    return CompactLayout(grid).total_bytes if grid.index_coding == "compact" else section_bytes(grid)
+
+
+def _unpack_one(part: memoryview, grid: ChunkGrid) -> bytes:
+    return unpack_section(part, grid) if grid.index_coding == "compact" else bytes(part)
