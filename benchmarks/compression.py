@@ -25,6 +25,8 @@ Keys of the JSON file:
                                      A scope that fits into the cache can pass the memory's limit
     scopes.S.extra_bytes.O.X         growth of the peak resident memory during one operation, with one thread; without
                                      gradients, momentum and received bytes, with what is sent or returned
+    scopes.S.threads.T.O.compact     the same of native (torch, if native is not built) with `index_coding: compact`; its
+                                     limit is that of native
     bytes_per_chunk.X                of a 64 x 64 chunk at k = 32, from the lengths of what X sends
 """
 
@@ -58,12 +60,14 @@ from templar_pl.compression import (
     MomentumCodec,
     body_bytes,
     chunk_grid,
-    decode_body,
     dequantise,
     encode_body,
     native_fault,
+    pack_body,
+    travel_bytes,
+    unpack_body,
 )
-from templar_pl.config import CompressionConfig
+from templar_pl.config import CompressionConfig, IndexCoding
 
 PEERS = (1, 16)
 LR = 4e-4
@@ -105,29 +109,34 @@ class Reference(Scheme):
 class Ours(Scheme):
     """The package's codec with one backend. The update goes where the gradient was, as it does in training."""
 
-    def __init__(self, backend: str, gradients: dict[str, Tensor], bodies: list[Body]) -> None:
+    def __init__(
+        self, backend: str, gradients: dict[str, Tensor], bodies: list[Body], index_coding: IndexCoding = "elias_fano"
+    ) -> None:
         self._gradients = gradients
-        self._codec = new_codec(gradients, backend)
+        self._codec = new_codec(gradients, backend, index_coding)
         self._out = {name: torch.empty_like(gradient) for name, gradient in gradients.items()}
-        self._received = [bytes(body.data) for body in bodies]
+        self._received = [
+            pack_body(encode_body(body, self._codec.grids), backend=self._codec.backend) for body in bodies
+        ]
         self._lr = dict.fromkeys(gradients, LR)
 
     def send(self) -> object:
         """Send."""
-        return encode_body(self._codec.send_(self._gradients, self._lr), self._codec.grids).data
+        body = encode_body(self._codec.send_(self._gradients, self._lr), self._codec.grids)
+        return pack_body(body, backend=self._codec.backend)
 
     def receive(self, num_peers: int) -> object:
         """Check and receive."""
         bodies = [
-            decode_body(data, self._codec.grids, backend=self._codec.backend) for data in self._received[:num_peers]
+            unpack_body(data, self._codec.grids, backend=self._codec.backend) for data in self._received[:num_peers]
         ]
         return self._codec.update(bodies, out=self._out)
 
 
-def new_codec(gradients: Mapping[str, Tensor], backend: str) -> MomentumCodec:
+def new_codec(gradients: Mapping[str, Tensor], backend: str, index_coding: IndexCoding = "elias_fano") -> MomentumCodec:
     """Return a codec for these parameters with the default numbers."""
     shapes = {name: tuple(gradient.shape) for name, gradient in gradients.items()}
-    return MomentumCodec(shapes, CompressionConfig(), torch.device("cpu"), backend=backend)  # pyright: ignore
+    return MomentumCodec(shapes, CompressionConfig(index_coding=index_coding), torch.device("cpu"), backend=backend)  # pyright: ignore
 
 
 def _as_reference(body: Body) -> ReferencePayload:
@@ -205,14 +214,21 @@ def limit_s(peers: int, shapes: Mapping[str, tuple[int, ...]], limits: Mapping[s
     return max(memory_s, flop / limits["flop_per_s"])
 
 
-def bytes_per_chunk() -> dict[str, int]:
-    """Return the bytes that a 64 x 64 chunk adds to what each scheme sends."""
-    shapes = {"one": (SIDE, SIDE)}, {"one": (SIDE, SIDE), "two": (2 * SIDE, SIDE)}
+def bytes_per_chunk() -> dict[str, float]:
+    """Return the bytes that a 64 x 64 chunk adds to what each scheme sends; eight, since compact ones share bytes."""
+    shapes = {"one": (SIDE, SIDE)}, {"one": (SIDE, SIDE), "eight": (8 * SIDE, SIDE)}
     sent = [ReferenceCodec(s).send({n: torch.randn(shape) for n, shape in s.items()}, LR) for s in shapes]
     raw = [sum(t.numel() * t.element_size() for p in (x.indices, x.values) for t in p.values()) for x in sent]
-    one, two = (chunk_grid((n * SIDE, SIDE), chunk_size=SIDE, topk=TOPK) for n in (1, 2))
-    ours = body_bytes({"w": two}) - body_bytes({"w": one})
-    return {"reference": (raw[1] - raw[0]) // 2, "torch": ours, "native": ours}
+    plain, compact = (_ours_per_chunk(coding) for coding in ("elias_fano", "compact"))
+    return {"reference": (raw[1] - raw[0]) / 8, "torch": plain, "native": plain, "compact": compact}
+
+
+def _ours_per_chunk(index_coding: IndexCoding) -> float:
+    eight, sixteen = (
+        travel_bytes({"w": chunk_grid((n * SIDE, SIDE), chunk_size=SIDE, topk=TOPK, index_coding=index_coding)})
+        for n in (8, 16)
+    )
+    return (sixteen - eight) / 8
 
 
 def operations_of(schemes: Mapping[str, Scheme]) -> dict[str, dict[str, Callable[[], object]]]:
@@ -230,6 +246,7 @@ def measure_scope(shapes: Mapping[str, tuple[int, ...]], machine: dict[str, Any]
     bodies = received_bodies(gradients, backends[-1], max(PEERS))
     schemes: dict[str, Scheme] = {"reference": Reference(gradients, bodies)}
     schemes |= {backend: Ours(backend, gradients, bodies) for backend in backends}
+    schemes["compact"] = Ours(backends[-1], gradients, bodies, "compact")
     parameters = sum(g.numel() for g in gradients.values())
     chunks = sum(grid.num_chunks for grid in bodies[0].grids.values())
     operations, timed = operations_of(schemes), {}

@@ -23,9 +23,10 @@ from templar_pl.compression import (
     travel_bytes,
     unpack_body,
 )
-from templar_pl.compression.compact import pack_section
+from templar_pl.compression.compact import CompactLayout, pack_section
 from templar_pl.config import CompressionConfig
 from tests.compression.payloads import arbitrary_payload, to_sparse
+from tests.compression.test_enumerative import slow_number
 from tests.protocol.samples import chunks_of, grids
 
 BACKENDS: list[Literal["torch", "native"]] = ["torch"] if native_fault() else ["torch", "native"]
@@ -159,3 +160,19 @@ def test_both_codings_give_the_same_update() -> None:
 
     assert all(torch.equal(updates[0][name], updates[1][name]) for name in shapes)
     assert sizes[0] > sizes[3]
+
+
+@pytest.mark.parametrize("topk", [1, 2, 32])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_numbers_beside_a_border_unpack_and_pack_to_themselves(backend: Literal["torch", "native"], topk: int) -> None:
+    grid = chunk_grid((64 * 8, 64 * 8), chunk_size=64, topk=topk, index_coding="compact")
+    borders = [slow_number([place], topk) for place in range(1, 4096, 199)]
+    numbers = [border + step for border in borders for step in (-1, 0, 1)]
+    bits = CompactLayout(grid).record_bits
+    records = sum((numbers[n % len(numbers)] or 1) << (n * bits) for n in range(64))
+    packed = bytes([0, 0] + [255] * 64) + records.to_bytes(8 * bits, "little")
+
+    body = unpack_body(packed, {"w": grid}, backend=backend)
+
+    assert pack_body(body, backend=backend) == packed
+    assert body["w"].counts.min() >= 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,15 @@ class Node:
         return folder / "store" / address / payload_key("run", window, self.identity.uid)
 
 
-def join(folder: Path, name: str, *, timeout_s: float = 5.0, patience_s: float = 0.2, max_peers: int = 15) -> Node:
+def join(
+    folder: Path,
+    name: str,
+    *,
+    timeout_s: float = 5.0,
+    patience_s: float = 0.2,
+    max_peers: int = 15,
+    config: CompressionConfig = CONFIG,
+) -> Node:
     """Return a node that takes part in window 0."""
     signer = load_or_create_hotkey(folder / "hotkeys", name)
     chain = LocalChain(folder / "chain.sqlite", signer, LocalChainConfig(), run=DIGEST.hex())
@@ -61,7 +69,7 @@ def join(folder: Path, name: str, *, timeout_s: float = 5.0, patience_s: float =
     identity = Identity("run", DIGEST, chain.register(), signer, verify)
     chain.commit(signer.hotkey)
     assert chain.agreement.join(FIRST) == FIRST
-    codec = MomentumCodec(SHAPES, CONFIG, torch.device("cpu"))
+    codec = MomentumCodec(SHAPES, config, torch.device("cpu"))
     buckets = LocalBuckets(folder / "store", signer.hotkey)
     round_trip = RoundTrip(
         codec,
@@ -104,6 +112,24 @@ def test_a_payload_has_the_announced_size(tmp_path: Path) -> None:
     own = node.send()
 
     assert len(own.data) == node.round_trip.payload_size == node.object_path(tmp_path).stat().st_size
+
+
+def test_compact_payloads_are_shorter_and_give_the_same_update(tmp_path: Path) -> None:
+    updates, sizes = [], []
+    for coding in (CONFIG.index_coding, "compact"):
+        config, folder = replace(CONFIG, index_coding=coding), tmp_path / coding
+        nodes = [join(folder, name, config=config) for name in ("alice", "bob")]
+        for seed, node in enumerate(nodes):
+            node.train(seed)
+        sent = [node.send() for node in nodes]
+        collected = [node.round_trip.collect(FIRST, own) for node, own in zip(nodes, sent, strict=True)]
+        updates += [node.round_trip.update(c) for node, c in zip(nodes, collected, strict=True)]
+        # What is asked of peers is as long as what travels; any other size is refused before it is downloaded.
+        assert {len(own.data) for own in sent} == {node.round_trip.payload_size for node in nodes}
+        sizes.append(nodes[0].round_trip.payload_size)
+
+    assert sizes[0] > sizes[1]
+    assert all(torch.equal(updates[0][name], update[name]) for update in updates for name in SHAPES)
 
 
 def test_more_payloads_than_the_run_takes_are_left_out_alike_by_all(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 
 #define BLOCK 64     /* of places: `enumerative.py` */
 #define MAX_WORDS 16 /* of a number */
+#define AT_ONCE 8    /* sets that are read in turns */
 #define SLACK (1 + 0x1p-40)
 
 _Static_assert(CHUNKS_AT_ONCE % 8 == 0, "what a thread takes must be whole bytes in compact form");
@@ -74,28 +75,29 @@ INLINE int count_up_to(const double *numbers, double limit) {
     return (int)count;
 }
 
-/* Write the places of a set in ascending order and return how many there are; -1 for a number of none. */
-INLINE int places_of(const compact_t *c, uint64_t *number, int topk, int64_t stride, int words, uint16_t *places) {
-    uint16_t found[NUMEL];
+/* Return place + 1 of the largest place of a set that may have as many as its budget, and take it off the number; 0 of
+ * the empty set. */
+INLINE int take_largest(const uint64_t *exact, const double *nearby, const double *coarse, int words, uint64_t *number) {
     uint64_t rest[MAX_WORDS];
-    int count = 0;
-    if (subtract(c->last, number, words, rest)) return -1;
-    for (; count < topk; count++) {
-        double size = 0;
-        for (int w = words - 1; w >= 0; w--) size = size * 0x1p64 + (double)number[w];
-        size *= SLACK;
-        const int block = count_up_to(c->coarse + count * BLOCK, size) - 1;
-        if (block < 0) break;
-        int at = BLOCK * block + count_up_to(c->nearby + ((int64_t)count * c->blocks + block) * BLOCK, size);
-        /* Right, or one too high. */
-        const uint64_t *entry = c->exact + count * stride + (int64_t)at * words;
-        if (subtract(number, entry, words, rest)) at--, subtract(number, entry - words, words, rest);
-        if (at == 0) break;
-        memcpy(number, rest, sizeof(uint64_t) * words);
-        found[count] = (uint16_t)(at - 1);
+    double size = 0;
+    for (int w = words - 1; w >= 0; w--) size = size * 0x1p64 + (double)number[w];
+    size *= SLACK;
+    const int blocks = count_up_to(coarse, size), block = blocks ? blocks - 1 : 0;
+    int at = BLOCK * block + count_up_to(nearby + BLOCK * block, size);
+    const uint64_t *entry = exact + (int64_t)at * words;
+    if (subtract(number, entry, words, rest)) at--, subtract(number, entry - words, words, rest); /* right, or one too high */
+    for (int w = 0; w < words; w++) number[w] = rest[w];
+    return at;
+}
+
+/* Take places + 1 off numbers, the largest first, then zeros. The sets take turns: each step of one waits for memory. */
+INLINE void take_places(const compact_t *c, int topk, int64_t stride, int words, uint64_t numbers[][MAX_WORDS],
+                        uint16_t found[][NUMEL]) {
+    for (int j = 0; j < topk; j++) {
+        const uint64_t *exact = c->exact + j * stride;
+        const double *nearby = c->nearby + (int64_t)j * c->blocks * BLOCK, *coarse = c->coarse + j * BLOCK;
+        for (int g = 0; g < AT_ONCE; g++) found[g][j] = (uint16_t)take_largest(exact, nearby, coarse, words, numbers[g]);
     }
-    for (int i = 0; i < count; i++) places[i] = found[count - 1 - i];
-    return count;
 }
 
 INLINE void pack_record(const compact_t *c, const uint8_t *record, int is_sent, layout_t f, int64_t stride, int words,
@@ -115,22 +117,48 @@ INLINE void pack_record(const compact_t *c, const uint8_t *record, int is_sent, 
     }
 }
 
-/* Return whether a record is wrong. */
-INLINE int unpack_record(const compact_t *c, const uint8_t *from, int64_t bit, int is_sent, layout_t f, int64_t stride,
-                         int words, uint8_t *record) {
-    uint16_t places[NUMEL];
-    uint64_t number[MAX_WORDS];
+/* Read a number; return whether it is none of a set, and make it zero then. */
+INLINE int read_number(const compact_t *c, const uint8_t *from, int64_t bit, int words, uint64_t *number) {
+    uint64_t rest[MAX_WORDS];
     for (int i = 0; i < c->bits; i += 64)
         number[i / 64] = get_bits(from, c->num_bytes, bit + i, c->bits - i < 64 ? c->bits - i : 64);
-    const int count = places_of(c, number, f.topk, stride, words, places);
-    if (count < 0 || (count > 0) != is_sent) return 1;
+    const int is_wrong = subtract(c->last, number, words, rest);
+    if (is_wrong) memset(number, 0, sizeof(uint64_t) * words);
+    return is_wrong;
+}
+
+/* Write a record from its places + 1, the largest first, then zeros, and the tail at `bit`; return how many there are. */
+INLINE int write_record(const compact_t *c, const uint16_t *found, const uint8_t *from, int64_t bit, layout_t f,
+                        uint8_t *record) {
+    uint16_t places[NUMEL];
+    int count = 0;
+    while (count < f.topk && found[count]) count++;
+    for (int i = 0; i < count; i++) places[i] = found[count - 1 - i] - 1;
     write_places(record, places, count, f);
     for (int i = 0; i < c->tail_bits; i += 64) {
         const int bits = c->tail_bits - i < 64 ? c->tail_bits - i : 64;
-        const uint64_t tail = get_bits(from, c->num_bytes, bit + c->bits + i, bits);
-        write_bytes(record + f.index_bytes + i / 8, tail, (bits + 7) / 8);
+        write_bytes(record + f.index_bytes + i / 8, get_bits(from, c->num_bytes, bit + i, bits), (bits + 7) / 8);
     }
-    return 0;
+    return count;
+}
+
+/* Unpack chunks `first` to `last` - 1, at most AT_ONCE; return whether one is wrong. */
+INLINE int unpack_records(const compact_t *c, const uint8_t *from, const uint8_t *codes, int64_t first, int64_t last,
+                          layout_t f, int64_t stride, int words, uint8_t *records) {
+    uint64_t numbers[AT_ONCE][MAX_WORDS];
+    uint16_t found[AT_ONCE][NUMEL];
+    int is_wrong = 0;
+    for (int g = 0; g < AT_ONCE; g++) {
+        if (first + g < last) is_wrong |= read_number(c, from, (first + g) * c->record_bits, words, numbers[g]);
+        else memset(numbers[g], 0, sizeof numbers[g]);
+    }
+    take_places(c, f.topk, stride, words, numbers, found);
+    for (int64_t n = first; n < last; n++) {
+        uint8_t *record = records + n * f.record_bytes;
+        const int count = write_record(c, found[n - first], from, n * c->record_bits + c->bits, f, record);
+        is_wrong |= (count > 0) != (codes[n] != 0);
+    }
+    return is_wrong;
 }
 
 /* Write the records of all chunks that no other thread takes in compact form, where all bytes are zero. */
@@ -162,15 +190,15 @@ void native_unpack(compact_job_t *c) {
         const compact_t *form = c->compacts + (p - c->job.parameters);
         uint8_t *codes = c->job.body + p->section + BASE_BYTES, *records = codes + p->num_chunks;
         const uint8_t *from = c->travels + form->records;
-        const int64_t numel = p->height * p->width, end = p->num_chunks * form->record_bits;
-        int is_wrong = last == p->num_chunks && end % 8 && from[form->num_bytes - 1] >> (end % 8);
-        for (int64_t n = first; n < last; n++) {
-            const int64_t bit = n * form->record_bits;
+        const int64_t numel = p->height * p->width, used = p->num_chunks * form->record_bits;
+        int is_wrong = last == p->num_chunks && used % 8 && from[form->num_bytes - 1] >> (used % 8);
+        for (int64_t n = first; n < last; n += AT_ONCE) {
+            const int64_t end = n + AT_ONCE < last ? n + AT_ONCE : last;
             if (is_usual(p) && form->words == 5)
-                is_wrong |= unpack_record(form, from, bit, codes[n] != 0, USUAL, (NUMEL + 1) * 5, 5, records + n * 40);
+                is_wrong |= unpack_records(form, from, codes, n, end, USUAL, (NUMEL + 1) * 5, 5, records);
             else
-                is_wrong |= unpack_record(form, from, bit, codes[n] != 0, layout_of(p), (numel + 1) * form->words,
-                                          form->words, records + n * p->record_bytes);
+                is_wrong |= unpack_records(form, from, codes, n, end, layout_of(p), (numel + 1) * form->words,
+                                           form->words, records);
         }
         if (is_wrong) __atomic_store_n(&p->is_wrong, 1, __ATOMIC_RELAXED);
     }
