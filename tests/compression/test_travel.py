@@ -26,6 +26,7 @@ from templar_pl.compression import (
 from templar_pl.compression.compact import CompactLayout, pack_section
 from templar_pl.config import CompressionConfig
 from tests.compression.payloads import arbitrary_payload, to_sparse
+from tests.compression.test_compact import FAULTS, GOOD, PLAIN, slow_compact
 from tests.compression.test_enumerative import slow_number
 from tests.protocol.samples import chunks_of, grids
 
@@ -176,3 +177,15 @@ def test_numbers_beside_a_border_unpack_and_pack_to_themselves(backend: Literal[
 
     assert pack_body(body, backend=backend) == packed
     assert body["w"].counts.min() >= 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("reason", FAULTS)
+def test_all_backends_refuse_what_breaks_a_promise(backend: Literal["torch", "native"], reason: str) -> None:
+    grids_ = {"w": replace(PLAIN, index_coding="compact")}
+    packed = slow_compact(GOOD, PLAIN)[:5] + FAULTS[reason].to_bytes(4, "little")
+
+    with pytest.raises(SectionError) as caught:
+        unpack_body(packed, grids_, backend=backend)
+
+    assert str(caught.value) == f"parameter w: {reason}"
