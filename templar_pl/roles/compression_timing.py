@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from templar_pl.compression import Backend, ChunkGrid, MomentumCodec, decode_body, encode_body
+from templar_pl.compression import Backend, ChunkGrid, MomentumCodec, encode_body, pack_body, unpack_body
 from templar_pl.config import CompressionConfig
 
 MAX_ELEMENTS = 2**22
@@ -100,12 +100,13 @@ class Stopwatch:
             for gradient in gradients.values():
                 gradient.normal_(generator=generator)
             start = time.perf_counter()
-            sent.append(encode_body(codec.send_(gradients, lr), codec.grids).data)
+            body = encode_body(codec.send_(gradients, lr), codec.grids)
+            sent.append(pack_body(body, backend=self.backend))
             send_s.append(time.perf_counter() - start)
 
         def receive(peers: int) -> None:
             received = [sent[number % len(sent)] for number in range(peers)]
-            bodies = [decode_body(data, codec.grids, backend=self.backend) for data in received]
+            bodies = [unpack_body(data, codec.grids, backend=self.backend) for data in received]
             codec.update(bodies, out=gradients)
 
         return Seconds(
