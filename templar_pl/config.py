@@ -131,7 +131,8 @@ class CompressionConfig:
 
     index_coding: IndexCoding = "elias_fano"
     """How the places of coefficients travel: `elias_fano` costs no time; `compact` takes 6 % fewer bytes at the
-    defaults and some microseconds a chunk each way up to a topk of 93, beyond that up to 10 milliseconds."""
+    defaults and some microseconds a chunk each way up to a topk of 93, with values of more than one bit some tens of
+    them; beyond that up to 10 milliseconds."""
 
     def __post_init__(self) -> None:
         _check(self, chunk_size=(1, MAX_CHUNK_SIZE), momentum_decay=(0, 1))

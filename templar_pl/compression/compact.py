@@ -2,8 +2,9 @@
 
 In this order: base (int16, little-endian), N scale codes (1 byte each), then N records of bits without padding
 between them, zero bits up to a whole byte behind the last. A record is the number of the chunk's set of places
-(`enumerative.py`; lowest bit first), then T sign bits in the order of ascending places, zero behind the last place. A
-byte is filled from its lowest bit. A 64 x 64 chunk at T = 32 takes 8 + 267 + 32 bits, 38.4 bytes.
+(`enumerative.py`; lowest bit first), then T sign bits in the order of ascending places, zero behind the last place,
+then, for values of more than one bit, T levels as in `levels.py`. A byte is filled from its lowest bit. A 64 x 64 chunk
+at T = 32 takes 8 + 267 + 32 bits, 38.4 bytes, and 4 more for each further bit of a value.
 
 The empty set goes with scale code EMPTY_CODE, and only with it.
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from templar_pl.compression.elias_fano import IndexCodeError, refuse_first
 from templar_pl.compression.enumerative import SetCode, decode_sets, encode_sets, set_blocks
 from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.levels import decode_levels, encode_levels
 from templar_pl.compression.section import BASE_BYTES, SectionError, decode_section, encode_section
 from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks
 
@@ -38,8 +40,13 @@ class CompactLayout:
 
     @property
     def tail_bits(self) -> int:
-        """Bits of a record behind the number: signs."""
-        return self.grid.topk
+        """Bits of a record behind the number: signs and levels."""
+        return self.grid.topk * self.grid.value_bits
+
+    @property
+    def levels_start(self) -> int:
+        """Bits of a record in front of the levels."""
+        return self.code.bits + self.grid.topk
 
     @property
     def record_bits(self) -> int:
@@ -71,14 +78,14 @@ def pack_section(section: memoryview, grid: ChunkGrid) -> bytes:
         SectionError: the bytes are none that `encode_section` returns.
     """
     layout, chunks = CompactLayout(grid), decode_section(section, grid)
-    indices, negative, counts = (part.numpy() for part in (chunks.indices, chunks.negative, chunks.counts))
+    indices, counts = chunks.indices.numpy(), chunks.counts.numpy()
     packed = np.empty(layout.total_bytes, dtype=np.uint8)
     packed[: layout.records_start] = np.frombuffer(section[: layout.records_start], dtype=np.uint8)
     records = packed[layout.records_start :]
     for block in set_blocks(grid.num_chunks, layout.code):
         numbers = encode_sets(indices[block], counts[block], layout.code)  # (B, bytes)
         bits = np.unpackbits(numbers, axis=1, count=layout.code.bits, bitorder="little")
-        joined = np.packbits(np.concatenate([bits, negative[block]], axis=1), bitorder="little")
+        joined = np.packbits(np.concatenate([bits, *_tails_of(chunks, block, grid)], axis=1), bitorder="little")
         start = block.start * layout.record_bits // 8  # blocks begin at multiples of eight chunks
         records[start : start + len(joined)] = joined
     return packed.tobytes()
@@ -102,17 +109,32 @@ def unpack_section(packed: memoryview, grid: ChunkGrid) -> bytes:
     indices = np.empty((grid.num_chunks, grid.topk), dtype=np.int16)
     negative = np.empty((grid.num_chunks, grid.topk), dtype=np.bool_)
     counts = np.empty(grid.num_chunks, dtype=np.int16)
+    below = None if grid.value_bits == 1 else np.empty((grid.num_chunks, grid.topk), dtype=np.uint8)
     records = content[layout.records_start :]
     try:
         for block in set_blocks(grid.num_chunks, layout.code):
             bits = _records_of(records, block, layout)
-            negative[block] = bits[:, layout.code.bits :]
+            negative[block] = bits[:, layout.code.bits : layout.levels_start]
             indices[block], counts[block] = _places_of(bits[:, : layout.code.bits], codes[block], layout, block.start)
+            if below is not None:
+                levels = np.packbits(bits[:, layout.levels_start :], axis=1, bitorder="little")
+                below[block] = decode_levels(levels, counts[block], grid.topk, grid.value_bits, block.start)
     except IndexCodeError as error:
         raise SectionError(str(error)) from error
     tensors = [torch.from_numpy(array) for array in (indices, negative, counts, codes)]
     base = int.from_bytes(packed[:BASE_BYTES], "little", signed=True)
-    return encode_section(SparseChunks(*tensors, base=base), grid)
+    chunks = SparseChunks(*tensors, base=base, below=None if below is None else torch.from_numpy(below))
+    return encode_section(chunks, grid)
+
+
+def _tails_of(chunks: SparseChunks, block: slice, grid: ChunkGrid) -> list[NDArray]:
+    """Return the bits behind the numbers of a block: signs (B, T) and, if there are levels, (B, T * (bits - 1))."""
+    tails: list[NDArray] = [chunks.negative[block].numpy()]
+    if chunks.below is not None:
+        below, counts = chunks.below[block].numpy(), chunks.counts[block].numpy()
+        levels = encode_levels(below, counts, grid.value_bits, block.start)
+        tails.append(np.unpackbits(levels, axis=1, count=grid.topk * (grid.value_bits - 1), bitorder="little"))
+    return tails
 
 
 def _records_of(records: NDArray[np.uint8], block: slice, layout: CompactLayout) -> NDArray[np.uint8]:

@@ -40,11 +40,15 @@ def missing_option(config: CompressionConfig) -> str:
     """Return the setting that the compiled library does not know, as `name: value`; empty if it knows all."""
     if config.transform != "dct":
         return f"transform: {config.transform}"
-    return _missing_form(config.value_bits)
+    return _missing_bits(config.value_bits)
 
 
-def _missing_form(value_bits: int) -> str:
-    """Return what of the form of payloads the compiled library does not know; empty if it knows all."""
+def missing_form(grids: Mapping[str, ChunkGrid]) -> str:
+    """Return what of the form of such payloads the compiled library does not know; empty if it knows all."""
+    return next(filter(None, (_missing_bits(grid.value_bits) for grid in grids.values())), "")
+
+
+def _missing_bits(value_bits: int) -> str:
     return f"value_bits: {value_bits}" if value_bits != 1 else ""
 
 
@@ -91,8 +95,7 @@ def decode_body(
         SectionError: the bytes are none that `encode_body` writes; the message names the parameter and the chunk.
         ValueError: native was asked for and does not know this form of payloads.
     """
-    missing = next(filter(None, (_missing_form(grid.value_bits) for grid in grids.values())), "")
-    is_checked = is_native(backend, torch.device("cpu"), torch.float32, missing=missing)
+    is_checked = is_native(backend, torch.device("cpu"), torch.float32, missing=missing_form(grids))
     return (check_body if is_checked else read_body)(data, grids)
 
 

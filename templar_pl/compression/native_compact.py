@@ -91,12 +91,12 @@ def _plan_of(items: tuple[tuple[str, ChunkGrid], ...]) -> CompactPlan:
 
 
 def can_pack(grids: Mapping[str, ChunkGrid]) -> bool:
-    """Return whether the library knows the form of all these parameters: compact, and with a table."""
+    """Return whether the library packs all these parameters, if values have one bit: all compact, and with a table."""
     return all(grid.index_coding == "compact" and CompactLayout(grid).code.has_table for grid in grids.values())
 
 
 def native_pack_body(body: Body) -> bytes:
-    """Do what `pack_body` does, for grids of which `can_pack` is true. Raises `NativeError` without the library."""
+    """Do what `pack_body` does, for values of one bit and if `can_pack`. Raises `NativeError` without the library."""
     compact = _plan_of(tuple(body.grids.items()))
     travels = bytearray(compact.total_bytes)
     for _, inside, outside in compact.heads:
@@ -113,7 +113,7 @@ def native_unpack_body(data: bytes, grids: Mapping[str, ChunkGrid]) -> tuple[byt
 
     Args:
         data: `travel_bytes(grids)` bytes of any content.
-        grids: of which `can_pack` is true.
+        grids: of which `can_pack` is true, with values of one bit.
 
     Returns:
         The bytes of a body, to be checked still; and the first parameter of which a record is none of compact form.

@@ -27,7 +27,13 @@ from templar_pl.config import MAX_CHUNK_SIZE
 LEVELS = {"AVX512": "avx512", "AVX2": "avx2"}
 """What torch calls the abilities of this processor -> the library that uses them; `default` for all others."""
 
-CHUNKS_A_HELPER = {"native_check": 8192, "native_finish": 8192, "native_restore": 1024}
+CHUNKS_A_HELPER = {
+    "native_check": 8192,
+    "native_finish": 8192,
+    "native_restore": 1024,
+    "native_pack": 256,
+    "native_unpack": 64,
+}
 MIN_CHUNKS_A_HELPER = 32
 """Chunks for which one more thread is worth its start, some 30 us: by function, and for all others."""
 

@@ -9,7 +9,7 @@ import torch
 from templar_pl.compression.body import Body, section_starts
 from templar_pl.compression.compact import CompactLayout, pack_section, unpack_section
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.native_check import Backend, decode_body, is_native
+from templar_pl.compression.native_check import Backend, decode_body, is_native, missing_form
 from templar_pl.compression.native_compact import can_pack, native_pack_body, native_unpack_body
 from templar_pl.compression.section import SectionError, section_bytes
 
@@ -24,7 +24,10 @@ def pack_body(body: Body, *, backend: Backend = "auto") -> bytes:
 
     Args:
         body: as `encode_body` or a codec gives it.
-        backend: which one packs; `native` only what it has tables for.
+        backend: which one packs; what `native` has no tables for is packed in numpy.
+
+    Raises:
+        ValueError: native was asked for and does not know this form of payloads.
     """
     if not _has_compact(body.grids):
         return body.data
@@ -50,6 +53,7 @@ def unpack_body(data: bytes | memoryview, grids: Mapping[str, ChunkGrid], *, bac
 
     Raises:
         SectionError: the bytes are none that `pack_body` returns; the message names the parameter and the chunk.
+        ValueError: native was asked for and does not know this form of payloads.
     """
     if len(data) != travel_bytes(grids):
         raise SectionError(f"a body of this model travels as {travel_bytes(grids)} bytes, got {len(data)}")
@@ -81,7 +85,8 @@ def _unpack_sections(view: memoryview, grids: Mapping[str, ChunkGrid], *, only: 
 
 
 def _is_native(grids: Mapping[str, ChunkGrid], backend: Backend) -> bool:
-    return can_pack(grids) and is_native(backend, torch.device("cpu"), torch.float32)
+    is_asked = is_native(backend, torch.device("cpu"), torch.float32, missing=missing_form(grids))
+    return is_asked and can_pack(grids)
 
 
 def _has_compact(grids: Mapping[str, ChunkGrid]) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import struct
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -14,29 +16,34 @@ from templar_pl.compression.grid import ChunkGrid, chunk_grid
 from templar_pl.compression.section import SectionError, encode_section, section_bytes
 from templar_pl.compression.sparse import SparseChunks
 from tests.compression.test_enumerative import slow_number
-from tests.protocol.samples import chunks_of, make_chunks
+from tests.protocol.samples import STEPS, chunks_of, make_chunks
 
 Drawn = tuple[SparseChunks, ChunkGrid]
+BITS: list[Literal[1, 2, 3, 8]] = [1, 2, 3, 8]
 
 
 @st.composite
 def sections(draw: st.DrawFn) -> Drawn:
-    """Chunks of any edge, and any k that the slow reference can count."""
+    """Chunks of any edge, any bits a value, and any k that the slow reference can count."""
     chunk_size = draw(st.integers(1, 64))
     shape = tuple(draw(st.lists(st.integers(0, 3 * chunk_size), max_size=2)))
-    grid = chunk_grid(shape, chunk_size=chunk_size, topk=draw(st.integers(1, min(chunk_size**2, 40))))
+    topk, value_bits = draw(st.integers(1, min(chunk_size**2, 40))), draw(st.sampled_from(BITS))
+    grid = chunk_grid(shape, chunk_size=chunk_size, topk=topk, value_bits=value_bits)
     return draw(chunks_of(grid)), grid
 
 
 def slow_compact(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
     """One big integer of all records, lowest first."""
     bits = (slow_number([grid.chunk_numel], grid.topk) - 1).bit_length()
-    records = 0
+    record_bits, records = bits + grid.topk * grid.value_bits, 0
     for n, count in enumerate(chunks.counts.tolist()):
         record = slow_number(chunks.indices[n, :count].tolist(), grid.topk)
         record += sum(sign << (bits + slot) for slot, sign in enumerate(chunks.negative[n].tolist()))
-        records += record << (n * (bits + grid.topk))
-    size = (grid.num_chunks * (bits + grid.topk) + 7) // 8
+        if chunks.below is not None:
+            width, levels = grid.value_bits - 1, (chunks.below[n] // STEPS[grid.value_bits]).tolist()
+            record += sum(level << (bits + grid.topk + width * slot) for slot, level in enumerate(levels))
+        records += record << (n * record_bits)
+    size = (grid.num_chunks * record_bits + 7) // 8
     return struct.pack("<h", chunks.base) + bytes(chunks.codes.tolist()) + records.to_bytes(size, "little")
 
 
@@ -73,12 +80,20 @@ def test_a_changed_compact_section_is_refused_or_packs_to_itself(drawn: Drawn, d
     assert pack_section(memoryview(section), grid) == packed
 
 
-@pytest.mark.parametrize(("numel", "topk", "bits"), [(1, 1, 2), (3, 2, 5), (3, 3, 6), (4, 2, 6), (5, 3, 8)])
-def test_each_meaning_has_one_compact_form_and_all_other_bytes_are_refused(numel: int, topk: int, bits: int) -> None:
-    grid = chunk_grid((numel,), chunk_size=64, topk=topk)
+@pytest.mark.parametrize(
+    ("numel", "topk", "value_bits", "record_bits"),
+    [
+        *[(1, 1, 1, 2), (3, 2, 1, 5), (3, 3, 1, 6), (4, 2, 1, 6), (5, 3, 1, 8)],
+        *[(1, 1, 2, 3), (1, 1, 3, 4), (2, 2, 2, 6), (2, 2, 3, 8), (3, 2, 2, 7), (4, 2, 2, 8)],
+    ],
+)
+def test_each_meaning_has_one_compact_form_and_all_other_bytes_are_refused(
+    numel: int, topk: int, value_bits: Literal[1, 2, 3], record_bits: int
+) -> None:
+    grid = chunk_grid((numel,), chunk_size=64, topk=topk, value_bits=value_bits)
     meanings = set()
 
-    assert CompactLayout(grid).record_bits == bits
+    assert CompactLayout(grid).record_bits == record_bits
     for code, record in itertools.product((0, 1, 255), range(256)):
         packed = bytes([0, 0, code, record])
         try:
@@ -88,8 +103,12 @@ def test_each_meaning_has_one_compact_form_and_all_other_bytes_are_refused(numel
         assert pack_section(memoryview(section), grid) == packed
         meanings.add(section)
 
-    signed_sets = sum(2**size for size in range(1, topk + 1) for _ in itertools.combinations(range(numel), size))
-    assert len(meanings) == signed_sets + 1  # and the chunk that sends nothing
+    # At least one of the values of a chunk is on the loudest level.
+    levels = 2 ** (value_bits - 1)
+    wanted = sum(
+        math.comb(numel, size) * 2**size * (levels**size - (levels - 1) ** size) for size in range(1, topk + 1)
+    )
+    assert len(meanings) == wanted + 1  # and the chunk that sends nothing
 
 
 PLAIN = chunk_grid((2, 9), chunk_size=4, topk=3)  # three chunks of 2 x 4: 93 sets, 7 + 3 bits a record
@@ -115,6 +134,34 @@ def test_compact_bytes_that_break_a_promise_are_refused_with_the_chunk(reason: s
     assert str(caught.value) == reason
 
 
+LEVELLED = chunk_grid((2, 9), chunk_size=4, topk=3, value_bits=3)  # 7 + 3 + 6 bits a record
+GOOD_LEVELS = make_chunks(
+    LEVELLED,
+    [{0: False, 5: True}, {}, {1: True, 2: True, 7: True}],
+    [9, 0, 255],
+    12,
+    [[3, 0, 0], [0, 0, 0], [1, 0, 2]],
+)
+LEVEL_RECORDS = int.from_bytes(slow_compact(GOOD_LEVELS, LEVELLED)[5:], "little")
+LEVEL_FAULTS = {
+    "chunk 0: a filler has a level": LEVEL_RECORDS | 1 << 15,
+    "chunk 1: a filler has a level": LEVEL_RECORDS | 1 << 16 + 10,
+    "chunk 0: no value has level 0": LEVEL_RECORDS | 1 << 12,
+    "chunk 2: no value has level 0": LEVEL_RECORDS | 1 << 32 + 13,
+    "chunk 2: it must send something if and only if its scale code is not 0": LEVEL_RECORDS & (1 << 32) - 1,
+}
+
+
+@pytest.mark.parametrize("reason", LEVEL_FAULTS)
+def test_levels_in_compact_bytes_that_break_a_promise_are_refused_with_the_chunk(reason: str) -> None:
+    packed = slow_compact(GOOD_LEVELS, LEVELLED)[:5] + LEVEL_FAULTS[reason].to_bytes(6, "little")
+
+    with pytest.raises(SectionError) as caught:
+        unpack_section(memoryview(packed), LEVELLED)
+
+    assert str(caught.value) == reason
+
+
 def test_a_wrong_scale_in_a_compact_section_is_refused() -> None:
     packed = bytearray(slow_compact(GOOD, PLAIN))
     packed[4] = 254
@@ -123,8 +170,11 @@ def test_a_wrong_scale_in_a_compact_section_is_refused() -> None:
         unpack_section(memoryview(packed), PLAIN)
 
 
-def test_a_default_chunk_takes_38_4_bytes() -> None:
-    grid = chunk_grid((64 * 40, 64 * 25), chunk_size=64, topk=32)
+@pytest.mark.parametrize(
+    ("value_bits", "compact", "plain"), [(1, 38.375, 41), (2, 42.375, 45), (3, 46.375, 49), (8, 66.375, 69)]
+)
+def test_a_chunk_of_32_values_takes_so_many_bytes(value_bits: Literal[1, 2, 3, 8], compact: float, plain: int) -> None:
+    grid = chunk_grid((64 * 40, 64 * 25), chunk_size=64, topk=32, value_bits=value_bits)
 
-    assert CompactLayout(grid).total_bytes == 2 + 1000 * 38.375
-    assert section_bytes(grid) == 2 + 1000 * 41
+    assert CompactLayout(grid).total_bytes == 2 + 1000 * compact
+    assert section_bytes(grid) == 2 + 1000 * plain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -114,10 +115,11 @@ def test_a_payload_has_the_announced_size(tmp_path: Path) -> None:
     assert len(own.data) == node.round_trip.payload_size == node.object_path(tmp_path).stat().st_size
 
 
-def test_compact_payloads_are_shorter_and_give_the_same_update(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value_bits", [1, 2])
+def test_compact_payloads_are_shorter_and_give_the_same_update(tmp_path: Path, value_bits: Literal[1, 2]) -> None:
     updates, sizes = [], []
     for coding in (CONFIG.index_coding, "compact"):
-        config, folder = replace(CONFIG, index_coding=coding), tmp_path / coding
+        config, folder = replace(CONFIG, index_coding=coding, value_bits=value_bits), tmp_path / coding
         nodes = [join(folder, name, config=config) for name in ("alice", "bob")]
         for seed, node in enumerate(nodes):
             node.train(seed)

@@ -65,6 +65,17 @@ def test_groups_are_the_layers_together(tmp_path: Path) -> None:
     assert len(groups) == 12
 
 
+@pytest.mark.parametrize("value_bits", [1, 2])
+def test_places_in_compact_form_are_counted_as_they_travel_and_measured(tmp_path: Path, value_bits: int) -> None:
+    options = ("--compression.index_coding=compact", f"--compression.value_bits={value_bits}")
+
+    got = report(tmp_path, "--local", "--peers=1", *options)
+
+    up = {group["name"]: group for group in got["groups"]}["model.model.layers.*.mlp.up_proj.weight"]
+    assert up["sent_bytes"] == 2 * (BASE + 12 + -(-12 * (267 + 32 * value_bits) // 8))
+    assert got["total"]["seconds"]["send"] > 0
+
+
 def test_the_keys_of_the_file_are_the_documented_ones(tmp_path: Path) -> None:
     figures = {"tensors", "parameters", "chunks", "coefficients", "sent_bytes", "bound_bytes", "ratio_fp32"}
     figures |= {"ratio_bf16", "seconds"}
