@@ -136,6 +136,8 @@ class CompressionConfig:
 
     def __post_init__(self) -> None:
         _check(self, chunk_size=(1, MAX_CHUNK_SIZE), momentum_decay=(0, 1))
+        # 1 and 1.0 are one number, and must be one run.
+        object.__setattr__(self, "momentum_decay", float(self.momentum_decay))
         _check(self, topk=(1, self.chunk_size**2))
         if self.combine not in ("mean", "sum"):
             raise ConfigError(f"combine must be mean or sum, got {self.combine!r}")
@@ -143,7 +145,7 @@ class CompressionConfig:
             raise ConfigError(f"equalise must be norm, clip or none, got {self.equalise!r}")
         if self.transform not in ("dct", "none"):
             raise ConfigError(f"transform must be dct or none, got {self.transform!r}")
-        if self.value_bits not in (1, 2, 3, 8) or isinstance(self.value_bits, bool):
+        if self.value_bits not in (1, 2, 3, 8) or type(self.value_bits) is not int:  # 1.0 and True are equal to 1
             raise ConfigError(f"value_bits must be 1, 2, 3 or 8, got {self.value_bits!r}")
         if self.index_coding not in ("elias_fano", "compact"):
             raise ConfigError(f"index_coding must be elias_fano or compact, got {self.index_coding!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,12 @@ def test_a_real_number_written_as_a_whole_one_is_the_same_run() -> None:
     assert len(digests) == 1
 
 
+def test_compression_settings_read_the_same_however_their_numbers_are_written() -> None:
+    whole, real = (CompressionConfig(momentum_decay=decay) for decay in (1, 1.0))
+
+    assert json.dumps(asdict(whole)) == json.dumps(asdict(real))
+
+
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ConfigError, match="hidden_size must be a multiple of 2 \\* num_attention_heads"):
         LlamaConfig(hidden_size=100, num_attention_heads=8)
@@ -167,7 +173,7 @@ def test_a_transform_is_dct_or_none() -> None:
         CompressionConfig(transform="fft")  # pyright: ignore[reportArgumentType]  # a wrong value is the point
 
 
-@pytest.mark.parametrize("bits", [0, 4, 16, True, "1"])
+@pytest.mark.parametrize("bits", [0, 4, 16, True, "1", 1.0, 2.0])
 def test_values_have_1_2_3_or_8_bits(bits: object) -> None:
     with pytest.raises(ConfigError, match=f"value_bits must be 1, 2, 3 or 8, got {bits!r}"):
         CompressionConfig(value_bits=bits)  # pyright: ignore[reportArgumentType]  # a wrong type is the point
