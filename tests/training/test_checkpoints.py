@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -134,11 +135,30 @@ def test_the_momentum_of_another_hotkey_is_not_taken_over(tmp_path: Path) -> Non
     assert look.momentum == 0
 
 
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    fit(tmp_path, 2)
+SETTINGS = CompressionConfig(topk=8, momentum_decay=0.9)
+
+
+def other_value(name: str) -> Any:
+    """Return another value that a compression setting may have."""
+    value = getattr(SETTINGS, name)
+    if choices := get_args(get_type_hints(CompressionConfig)[name]):
+        return next(choice for choice in choices if choice != value)
+    return value / 2 if isinstance(value, float) else value // 2
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    fit(folder, 2, compression=SETTINGS)
+    return folder
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(CompressionConfig)])
+def test_a_checkpoint_of_another_compression_setting_is_refused(trained: Path, name: str) -> None:
+    other = replace(SETTINGS, **{name: other_value(name)})
 
     with pytest.raises(ConfigError, match="belongs to a run with other settings"):
-        fit(tmp_path, 4, compression=CompressionConfig(topk=4))
+        fit(trained, 4, compression=other)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
