@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class MomentumCodec:
             name: torch.zeros(grid.num_chunks, grid.chunk_numel, dtype=torch.float32, device=device)
             for name, grid in self.grids.items()
         }  # (N, K) each
-        self._device, self._can_restore = device, False
+        self._device, self._transform, self._can_restore = device, config.transform, False
         self.backend: Literal["native", "torch"] = "torch"
         """Which one computes."""
 
@@ -178,19 +178,21 @@ class MomentumCodec:
         """Return the largest magnitude of each gradient that is not None; NaN or infinite if one is not finite."""
         return self._engine.largest({name: gradient for name, gradient in gradients.items() if gradient is not None})
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Return {"momentum": {name: (N, K) fp32}}; the tensors are the live ones."""
-        return {"momentum": dict(self.momentum)}
+    def state_dict(self) -> dict[str, Any]:
+        """Return {"momentum": {name: (N, K) fp32}, "transform": its name}; the tensors are the live ones."""
+        return {"momentum": dict(self.momentum), "transform": self._transform}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy a saved momentum into this one.
 
         Raises:
-            ValueError: it is of another model or other chunks. The momentum is untouched then.
+            ValueError: it is of another model, other chunks or another transform. The momentum is untouched then.
         """
-        if set(state) != {"momentum"}:
-            raise ValueError(f"the state of a MomentumCodec must have the one entry `momentum`, got {sorted(state)}")
-        saved = state["momentum"]
+        if set(state) != {"momentum", "transform"}:
+            raise ValueError(f"the state of a MomentumCodec must be `momentum` and `transform`, got {sorted(state)}")
+        if state["transform"] != self._transform:
+            raise ValueError(f"saved momentum must be of transform {self._transform}, got {state['transform']}")
+        saved: Mapping[str, Tensor] = state["momentum"]
         _check_names("saved momentum", saved, self.grids)
         for name, momentum in self.momentum.items():
             if saved[name].shape != momentum.shape:

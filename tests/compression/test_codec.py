@@ -267,8 +267,19 @@ def test_a_momentum_of_another_model_or_chunk_size_is_refused_and_changes_nothin
     with pytest.raises(ValueError, match="prime must have"):
         codec.load_state_dict(new_codec(chunk_size=32).state_dict())
     with pytest.raises(ValueError, match="missing"):
-        codec.load_state_dict({"momentum": {"prime": before["prime"]}})
-    with pytest.raises(ValueError, match="one entry"):
+        codec.load_state_dict({**codec.state_dict(), "momentum": {"prime": before["prime"]}})
+    with pytest.raises(ValueError, match="must be `momentum` and `transform`"):
         codec.load_state_dict({})
+
+    assert equal_bits(codec.momentum, before)
+
+
+def test_a_momentum_of_another_transform_is_refused_and_changes_nothing() -> None:
+    codec = codec_after(1)
+    before = copy_of(codec)
+    elements = MomentumCodec(SHAPES, CompressionConfig(**{**vars(CONFIG), "transform": "none"}), CPU)
+
+    with pytest.raises(ValueError, match="must be of transform dct, got none"):
+        codec.load_state_dict(elements.state_dict())
 
     assert equal_bits(codec.momentum, before)
