@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -20,6 +21,8 @@ Backend = Literal["auto", "native", "torch"]
 
 _TRIAL_SHAPES: dict[str, tuple[int, ...]] = {"matrix": (70, 128), "narrow": (5, 9), "vector": (70,)}
 _TRIAL_LR = 2.0
+_COMBINE: tuple[Literal["mean", "sum"], ...] = ("mean", "sum")
+_EQUALISE: tuple[Literal["norm", "clip", "none"], ...] = ("norm", "clip", "none")
 
 
 @functools.cache
@@ -120,11 +123,18 @@ def _trial_fault() -> str:
         bodies.append(native.compress_())
         if bodies[-1].data != encode_body(torch_engine.compress_(), grids).data:
             return "it sends other bytes than torch: built for another machine?"
-    updates = [{name: torch.empty(grid.shape) for name, grid in grids.items()} for _ in range(2)]
-    native.update([check_body(body.data, grids) for body in bodies], updates[0])
-    torch_engine.update(bodies, updates[1])
-    if not all(torch.equal(updates[0][name], updates[1][name]) for name in grids):
-        return "its update is not that of torch: built for another machine?"
+    return _trial_update_fault(bodies, grids)
+
+
+def _trial_update_fault(bodies: Sequence[Body], grids: Mapping[str, ChunkGrid]) -> str:
+    """Return by which rules the library makes another update than torch of payloads; empty if by none."""
+    for combine, equalise in itertools.product(_COMBINE, _EQUALISE):
+        config = CompressionConfig(combine=combine, equalise=equalise)
+        updates = [{name: torch.empty(grid.shape) for name, grid in grids.items()} for _ in range(2)]
+        NativeEngine(grids, {}, config).update([check_body(body.data, grids) for body in bodies], updates[0])
+        TorchEngine(grids, {}, config, product_dtype=torch.float64).update(bodies, updates[1])
+        if not all(torch.equal(updates[0][name], updates[1][name]) for name in grids):
+            return f"its update by {combine} and {equalise} is not that of torch: built for another machine?"
     return ""
 
 
