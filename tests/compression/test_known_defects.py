@@ -110,10 +110,11 @@ def test_a_chunk_of_zeros_sends_nothing_and_stays_zero(backend: Backend) -> None
     assert not codec.momentum["w"][1].any()
 
 
-def test_a_gradient_of_zeros_moves_nothing(backend: Backend) -> None:
-    codec = new_codec((70, 70), backend)
+@pytest.mark.parametrize("shape", [(70, 70), (5, 70), (70,), ()])
+def test_a_gradient_of_zeros_moves_nothing(backend: Backend, shape: tuple[int, ...]) -> None:
+    codec = new_codec(shape, backend)
 
-    sent, update = exchange(codec, torch.zeros(70, 70))
+    sent, update = exchange(codec, torch.zeros(shape))
 
     assert not sent.counts.any()
     assert not update.any()
