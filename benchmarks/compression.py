@@ -25,8 +25,8 @@ Keys of the JSON file:
                                      A scope that fits into the cache can pass the memory's limit
     scopes.S.extra_bytes.O.X         growth of the peak resident memory during one operation, with one thread; without
                                      gradients, momentum and received bytes, with what is sent or returned
-    scopes.S.threads.T.O.compact     the same of native (torch, if native is not built) with `index_coding: compact`; its
-                                     limit is that of native
+    scopes.S.threads.T.O.compact     the same of native (torch, if native is not built) with `index_coding: compact`;
+                                     its limit is that of native
     bytes_per_chunk.X                of a 64 x 64 chunk at k = 32, from the lengths of what X sends
 """
 
