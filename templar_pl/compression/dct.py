@@ -69,6 +69,15 @@ def from_chunks(chunks: Tensor, grid: ChunkGrid) -> Tensor:
     return matrix[: grid.rows, : grid.columns].reshape(grid.shape).contiguous()
 
 
+def paste_(tensor: Tensor, chunks: Tensor, grid: ChunkGrid) -> None:
+    """Write chunks into the parameter they were cut from, (R, C) or of the shape `grid.shape`, contiguous."""
+    if (grid.chunk_rows * grid.height, grid.chunk_columns * grid.width) != (grid.rows, grid.columns):
+        tensor.copy_(from_chunks(chunks, grid).view_as(tensor))
+        return
+    tiles = tensor.view(grid.chunk_rows, grid.height, grid.chunk_columns, grid.width).transpose(1, 2)
+    tiles.copy_(chunks.view(tiles.shape))
+
+
 CHUNKS_AT_ONCE = 128
 """Chunks that are transformed together: 2 MiB, so that what one product writes the next reads from the cache."""
 

@@ -24,6 +24,9 @@ from templar_pl.errors import ConfigError
 OPERAND_LIMIT = 1023
 """Largest integer that enters a product with a basis."""
 
+ROOM = 3
+"""Times as much memory as the coefficients take, that `inverse_dct_` needs."""
+
 _MAX_SHIFT = 15  # 1023 * 2**15 > 2**24, the largest integer that is ever rescaled
 
 
@@ -41,7 +44,7 @@ class ExactUpdate:
     """Value of the integer 1 at log scale 0: what turns the integer bases into orthonormal ones."""
 
 
-def rescale(integers: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def rescale_(integers: Tensor, limit: int) -> Tensor:
     """Divide every chunk by the least power of two that brings it into -limit..limit; halves go to the even integer.
 
     Args:
@@ -49,14 +52,15 @@ def rescale(integers: Tensor, limit: int) -> tuple[Tensor, Tensor]:
         limit: OPERAND_LIMIT..2**24.
 
     Returns:
-        (N, A, B) integers, and (N,) int32 exponents 0.._MAX_SHIFT of the powers of two.
+        (N,) int32 exponents 0.._MAX_SHIFT of the powers of two.
     """
     limits = [limit * 2.0**shift for shift in range(_MAX_SHIFT)]
     powers = [2.0**-shift for shift in range(_MAX_SHIFT + 1)]
-    largest = integers.flatten(1).abs().amax(-1)
+    flat = integers.flatten(1)
+    largest = torch.maximum(flat.amax(-1), -flat.amin(-1))  # two passes are faster than a copy of magnitudes and one
     shifts = torch.bucketize(largest, largest.new_tensor(limits), out_int32=True)
-    scaled = integers * integers.new_tensor(powers)[shifts][:, None, None]  # exact: a power of two
-    return scaled.round_(), shifts
+    integers.mul_(integers.new_tensor(powers)[shifts][:, None, None]).round_()  # exact: a power of two
+    return shifts
 
 
 def inverse_dct(coefficients: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -64,24 +68,69 @@ def inverse_dct(coefficients: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = t
 
     Args:
         coefficients: (N, K) fp32 integers, at most 2**24 in magnitude.
-        grid: how the parameter is cut.
+        grid: the height, the width and the transform of the chunks.
         dtype: float32 or float64, of the matrix products; both give the same integers.
 
     Returns:
         (N, A, B) fp32 integers, and (N,) int32 exponents of the powers of two they were divided by.
     """
-    device = coefficients.device
+    room = coefficients.new_empty(ROOM, *coefficients.shape)
+    room[0] = coefficients
+    shifts = inverse_dct_(room, grid, dtype=dtype)
+    return room[0].view(-1, grid.height, grid.width), shifts
+
+
+def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype) -> Tensor:
+    """Transform the integer coefficients room[0] back in place, as `inverse_dct` does; the rest of the room is used.
+
+    Args:
+        room: (ROOM, N, K) fp32; every room[i] contiguous.
+        grid: the height, the width and the transform of the chunks.
+        dtype: float32 or float64, of the matrix products.
+
+    Returns:
+        (N,) int32 exponents of the powers of two.
+    """
     if grid.transform == "none":
-        chunks = coefficients.view(-1, grid.height, grid.width)
-        return chunks, torch.zeros(len(chunks), dtype=torch.int32, device=device)
-    with full_precision(device):
-        rows, shifts = rescale(coefficients.view(-1, grid.height, grid.width), OPERAND_LIMIT)
-        values = (rows.to(dtype) @ integer_basis(grid.width, device, dtype)).to(torch.float32)
-        if not grid.is_vector:
-            columns, more_shifts = rescale(values, OPERAND_LIMIT)
-            values = (integer_basis(grid.height, device, dtype).T @ columns.to(dtype)).to(torch.float32)
-            shifts = shifts + more_shifts
-    return values, shifts
+        return torch.zeros(room.shape[1], dtype=torch.int32, device=room.device)
+    values, across = (part.view(-1, grid.height, grid.width) for part in room[:2])
+    with full_precision(room.device):
+        shifts = rescale_(values, OPERAND_LIMIT)
+        basis = integer_basis(grid.width, room.device, dtype)
+        _product(values.view(-1, grid.width), basis, out=across.view(-1, grid.width))
+        if grid.is_vector:
+            values.copy_(across)
+        else:
+            shifts += rescale_(across, OPERAND_LIMIT)
+            _transform_down(across, integer_basis(grid.height, room.device, dtype), room[2], out=values)
+    return shifts
+
+
+def _product(left: Tensor, right: Tensor, *, out: Tensor) -> None:
+    """Multiply (..., M, L) and (..., L, J) in the dtype of the basis among them, to fp32."""
+    dtype = torch.promote_types(left.dtype, right.dtype)
+    if dtype == out.dtype:
+        torch.matmul(left, right, out=out)
+    else:
+        out.copy_(left.to(dtype) @ right.to(dtype))
+
+
+def _transform_down(operands: Tensor, basis: Tensor, room: Tensor, *, out: Tensor) -> None:
+    """Set out, (N, A, B), to the columns' transform of operands, (N, A, B); room has as many elements.
+
+    Even rows of a basis are symmetric and odd ones antisymmetric: B[k][A - 1 - x] = (-1)**k B[k][x]. So the lower half
+    is the difference of what makes up the upper half as a sum, and both take half of the arithmetic.
+    """
+    num_chunks, height, width = operands.shape
+    if height % 2:
+        _product(basis.T.expand(num_chunks, -1, -1), operands, out=out)
+        return
+    half = height // 2
+    even, odd = room.view(2, num_chunks, half, width)
+    for parity, part in enumerate((even, odd)):
+        _product(basis[parity::2, :half].T.expand(num_chunks, -1, -1), operands[:, parity::2], out=part)
+    torch.add(even, odd, out=out[:, :half])
+    out[:, half:] = even.sub_(odd).flip(1)
 
 
 def unit_of(grid: ChunkGrid) -> float:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from templar_pl.compression.body import Body, encode_body, read_body
-from templar_pl.compression.combine import Equalise, clip_weights, inverse_norm
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.native_library import FOLD, TAKE, Parameter, Plan, address_of, load_library, plan_of
 from templar_pl.compression.section import SectionError
 from templar_pl.compression.sparse import SparseChunks
+from templar_pl.compression.weights import Equalise, clip_weights, inverse_norm
 from templar_pl.config import MAX_PEERS, CompressionConfig
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from templar_pl.compression.combine import SharedScales, add_payloads, shared_scales
-from templar_pl.compression.dct import CHUNKS_AT_ONCE, from_chunks
-from templar_pl.compression.exact import inverse_dct
+from templar_pl.compression.blocks import alike, blocks_of, elements_at_once
+from templar_pl.compression.combine import add_payloads, shared_scales
+from templar_pl.compression.exact import ROOM, inverse_dct_
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.momentum import Sent, accumulate_, compress_, restore_
 from templar_pl.compression.sparse import SparseChunks
+from templar_pl.compression.weights import weigh
 from templar_pl.config import CompressionConfig
 
 
@@ -73,44 +73,32 @@ class TorchEngine:
 
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
         """Write the update that payloads make into fp32 tensors."""
-        for name, target in out.items():
-            grid = self._grids[name]
-            chosen = [payload[name] for payload in payloads]
-            if not chosen:
+        if not payloads:
+            for target in out.values():
                 target.zero_()
-            elif grid.num_chunks:
-                self._update_one(chosen, target, grid)
+            return
+        for names in alike(self._grids):
+            self._update_alike(payloads, names, out)
 
-    def _update_one(self, payloads: Sequence[SparseChunks], target: Tensor, grid: ChunkGrid) -> None:
-        """Write the update of one parameter, some chunks at a time, so that they stay in the cache."""
-        scales = shared_scales(payloads, equalise=self._config.equalise, device=target.device)
-        matrix = target.view(grid.rows, grid.columns)
-        step = max(1, CHUNKS_AT_ONCE // grid.chunk_columns)  # rows of chunks
-        for first in range(0, grid.chunk_rows, step):
-            rows = matrix[first * grid.height : (first + step) * grid.height]
-            part = grid if grid.is_vector else replace(grid, shape=tuple(rows.shape))
-            chunks = slice(first * grid.chunk_columns, (first + step) * grid.chunk_columns)
-            integers, _ = inverse_dct(
-                add_payloads(
-                    [_some(sparse, chunks) for sparse in payloads],
-                    SharedScales(scales.integers[:, chunks], scales.eighths[chunks]),
-                    part,
-                    self._config.combine,
-                ),
-                part,
-                dtype=self._product_dtype,
-            )
-            # torch.sign keeps the sign of -0.0, which depends on the order of a sum; adding 0.0 does not.
-            rows.copy_(from_chunks(integers.sign_().add_(0.0), part).view_as(rows))
-
-
-def _some(sparse: SparseChunks, chunks: slice) -> SparseChunks:
-    """Return what is said of some chunks."""
-    return SparseChunks(
-        sparse.indices[chunks],
-        sparse.negative[chunks],
-        sparse.counts[chunks],
-        sparse.codes[chunks],
-        sparse.base,
-        None if sparse.below is None else sparse.below[chunks],
-    )
+    def _update_alike(
+        self, payloads: Sequence[Mapping[str, SparseChunks]], names: Sequence[str], out: Mapping[str, Tensor]
+    ) -> None:
+        """Write the update of parameters with chunks of one form, in blocks that stay in the cache."""
+        device, grid = out[names[0]].device, self._grids[names[0]]
+        said = [[payload[name] for name in names] for payload in payloads]
+        weights = weigh(said, equalise=self._config.equalise, device=device)
+        elements = max(grid.chunk_numel, len(payloads) * grid.topk)
+        at_once = max(1, elements_at_once(device) // elements)
+        blocks = list(blocks_of(self._grids, names, at_once))
+        room = torch.empty(
+            ROOM, max((block.num_chunks for block in blocks), default=0), grid.chunk_numel, device=device
+        )
+        for block in blocks:
+            part = room[:, : block.num_chunks]
+            chosen = [block.join(chunks) for chunks in said]
+            scales = shared_scales(chosen, weights, block.owners.to(device))
+            add_payloads(chosen, scales, self._config.combine, out=part[0])
+            inverse_dct_(part, grid, dtype=self._product_dtype)
+            # A sign of the integers; torch.sign is slower. Both keep the sign of -0.0, which depends on the order of
+            # a sum; adding 0.0 does not.
+            block.paste_(part[0].clamp_(-1, 1).add_(0.0), out)

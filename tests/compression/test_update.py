@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from templar_pl.compression import ChunkGrid, ExactUpdate, check_exact_arithmetic, chunk_grid, combine, sign_of
-from templar_pl.compression.combine import clip_weights, shared_scales
-from templar_pl.compression.exact import inverse_dct, rescale
+from templar_pl.compression.combine import shared_scales
+from templar_pl.compression.exact import inverse_dct, rescale_
 from templar_pl.compression.grid import ValueBits
+from templar_pl.compression.weights import clip_weights, weigh
 from templar_pl.errors import ConfigError
 from tests.compression import reference
 from tests.compression.payloads import arbitrary_payload, hostile_payload, to_sparse
@@ -234,7 +235,8 @@ def test_halves_in_equalised_scales_go_to_the_even_integer(num_sent: int) -> Non
     falling = SlowPayload([dict.fromkeys(range(num_sent), 1)] * 32, [255, *range(248, 0, -8)], 0)
     sparse = [to_sparse(payload, 16) for payload in (steady, falling)]
 
-    scales = shared_scales(sparse, equalise="norm", device=CPU)
+    weights = weigh([[payload] for payload in sparse], equalise="norm", device=CPU)
+    scales = shared_scales(sparse, weights, torch.zeros(32, dtype=torch.int64))
 
     for chunk in range(32):
         wanted, eighths = reference.chunk_scales([steady, falling], chunk, "norm")
@@ -293,12 +295,13 @@ def test_the_fp32_quotient_rounds_like_the_exact_one(senders: int) -> None:
 def test_rescaling_divides_by_the_least_power_of_two(values: list[int]) -> None:
     chunk = torch.tensor(values, dtype=torch.float32).view(1, 2, 3)
 
-    scaled, shifts = rescale(chunk, 1023)
-
     wanted, shift = reference.rescale(chunk[0].long().tolist())
+
+    shifts = rescale_(chunk, 1023)
+
     assert shifts.tolist() == [shift]
-    assert scaled[0].long().tolist() == wanted
-    assert scaled.abs().max() <= 1023
+    assert chunk[0].long().tolist() == wanted
+    assert chunk.abs().max() <= 1023
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

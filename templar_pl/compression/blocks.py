@@ -1,0 +1,115 @@
+"""Chunks of several parameters that are worked on together, so that small parameters cost no more than large ones.
+
+Shapes: N = chunks of a block; T = coefficients sent per chunk at most; K = coefficients of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from templar_pl.compression.dct import paste_
+from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.sparse import SparseChunks
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some rows of chunks of one parameter."""
+
+    name: str
+    number: int
+    """Of the parameter among those with chunks of the same form."""
+
+    rows: slice
+    """Of the parameter as a matrix."""
+
+    chunks: slice
+    """Of the parameter."""
+
+    grid: ChunkGrid
+    """How these rows are cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Chunks of one form, piece after piece."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def num_chunks(self) -> int:
+        """N: chunks of all pieces."""
+        return sum(piece.grid.num_chunks for piece in self.pieces)
+
+    @property
+    def owners(self) -> Tensor:
+        """(N,) int64 number of the parameter that each chunk belongs to."""
+        lengths = torch.tensor([piece.grid.num_chunks for piece in self.pieces])
+        return torch.tensor([piece.number for piece in self.pieces]).repeat_interleave(lengths)
+
+    def join(self, parameters: Sequence[SparseChunks]) -> SparseChunks:
+        """Return what is said of the chunks of this block.
+
+        Args:
+            parameters: what is said of each parameter with chunks of this form.
+
+        Returns:
+            Chunks on one device, without a base.
+        """
+        said = [(parameters[piece.number], piece.chunks) for piece in self.pieces]
+        parts = [
+            torch.cat([getattr(sparse, part)[chunks] for sparse, chunks in said])
+            for part in ("indices", "negative", "counts", "codes")
+        ]
+        levels = [sparse.below[chunks] for sparse, chunks in said if sparse.below is not None]
+        return SparseChunks(*parts, base=0, below=torch.cat(levels) if levels else None)
+
+    def paste_(self, values: Tensor, out: Mapping[str, Tensor]) -> None:
+        """Write values, (N, K), into contiguous tensors of the parameters' shapes."""
+        pieces = values.split([piece.grid.num_chunks for piece in self.pieces])
+        for piece, chunks in zip(self.pieces, pieces, strict=True):
+            whole = out[piece.name].view(-1, piece.grid.columns)
+            paste_(whole[piece.rows], chunks.view(-1, piece.grid.height, piece.grid.width), piece.grid)
+
+
+def elements_at_once(device: torch.device) -> int:
+    """Return how many fp32 elements are worked on together: on a CPU those that stay in its cache."""
+    return 2**20 if device.type == "cpu" else 2**24
+
+
+def alike(grids: Mapping[str, ChunkGrid]) -> list[list[str]]:
+    """Group the parameters whose chunks have the same form."""
+    groups: dict[tuple[int, int, int, bool], list[str]] = {}
+    for name, grid in grids.items():
+        groups.setdefault((grid.height, grid.width, grid.topk, grid.is_vector), []).append(name)
+    return list(groups.values())
+
+
+def blocks_of(grids: Mapping[str, ChunkGrid], names: Sequence[str], at_once: int) -> Iterator[Block]:
+    """Cut parameters with chunks of one form into blocks of about `at_once` chunks, whole rows of chunks each."""
+    pieces: list[Piece] = []
+    missing = at_once
+    for number, name in enumerate(names):
+        grid, first = grids[name], 0
+        while first < grid.chunk_rows and grid.chunk_columns:
+            height = min(max(1, missing // grid.chunk_columns), grid.chunk_rows - first)
+            pieces.append(_piece(name, number, grid, first, first + height))
+            missing -= height * grid.chunk_columns
+            first += height
+            if missing <= 0 or (first < grid.chunk_rows and missing < grid.chunk_columns):
+                yield Block(tuple(pieces))
+                pieces, missing = [], at_once
+    if pieces:
+        yield Block(tuple(pieces))
+
+
+def _piece(name: str, number: int, grid: ChunkGrid, first: int, end: int) -> Piece:
+    """Return the rows `first` to `end` of chunks of a parameter."""
+    rows = slice(first * grid.height, min(end * grid.height, grid.rows))
+    chunks = slice(first * grid.chunk_columns, end * grid.chunk_columns)
+    part = grid if grid.is_vector else replace(grid, shape=(rows.stop - rows.start, grid.columns))
+    return Piece(name, number, rows, chunks, part)
