@@ -51,22 +51,9 @@ class Block:
         lengths = torch.tensor([piece.grid.num_chunks for piece in self.pieces])
         return torch.tensor([piece.number for piece in self.pieces]).repeat_interleave(lengths)
 
-    def join(self, parameters: Sequence[SparseChunks]) -> SparseChunks:
-        """Return what is said of the chunks of this block.
-
-        Args:
-            parameters: what is said of each parameter with chunks of this form.
-
-        Returns:
-            Chunks on one device, without a base.
-        """
-        said = [(parameters[piece.number], piece.chunks) for piece in self.pieces]
-        parts = [
-            torch.cat([getattr(sparse, part)[chunks] for sparse, chunks in said])
-            for part in ("indices", "negative", "counts", "codes")
-        ]
-        levels = [sparse.below[chunks] for sparse, chunks in said if sparse.below is not None]
-        return SparseChunks(*parts, base=0, below=torch.cat(levels) if levels else None)
+    def parts_of(self, parameters: Sequence[SparseChunks]) -> list[SparseChunks]:
+        """Return what is said of the pieces, out of what is said of each parameter with chunks of this form."""
+        return [parameters[piece.number].some(piece.chunks) for piece in self.pieces]
 
     def paste_(self, values: Tensor, out: Mapping[str, Tensor]) -> None:
         """Write values, (N, K), into contiguous tensors of the parameters' shapes."""
@@ -79,14 +66,6 @@ class Block:
 def elements_at_once(device: torch.device) -> int:
     """Return how many fp32 elements are worked on together: on a CPU those that stay in its cache."""
     return 2**20 if device.type == "cpu" else 2**24
-
-
-def alike(grids: Mapping[str, ChunkGrid]) -> list[list[str]]:
-    """Group the parameters whose chunks have the same form."""
-    groups: dict[tuple[int, int, int, bool], list[str]] = {}
-    for name, grid in grids.items():
-        groups.setdefault((grid.height, grid.width, grid.topk, grid.is_vector), []).append(name)
-    return list(groups.values())
 
 
 def blocks_of(grids: Mapping[str, ChunkGrid], names: Sequence[str], at_once: int) -> Iterator[Block]:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.section import SectionError, decode_section, encode_section, section_bytes
+from templar_pl.compression.grid import ChunkGrid, alike
+from templar_pl.compression.section import (
+    SectionError,
+    decode_section,
+    decode_sections,
+    encode_section,
+    section_bytes,
+)
 from templar_pl.compression.sparse import SparseChunks
 
 
@@ -97,10 +103,28 @@ def read_body(data: bytes | bytearray | memoryview, grids: Mapping[str, ChunkGri
     owned = bytes(data)
     if len(owned) != body_bytes(grids):
         raise SectionError(f"a body of this model has {body_bytes(grids)} bytes, got {len(owned)}")
-    view, decoded = memoryview(owned), {}
-    for name, start in section_starts(grids).items():
+    view = memoryview(owned)
+    sections = {name: view[start : start + section_bytes(grids[name])] for name, start in section_starts(grids).items()}
+    try:
+        return Body(owned, grids, _decode_alike(sections, grids))
+    except SectionError as error:
+        _refuse_first(sections, grids)
+        raise AssertionError("sections that are right one by one must be right together") from error
+
+
+def _decode_alike(sections: Mapping[str, memoryview], grids: Mapping[str, ChunkGrid]) -> dict[str, SparseChunks]:
+    """Decode sections, those of parameters with chunks of one form at once."""
+    decoded = {}
+    for names in alike(grids):
+        chunks = decode_sections([sections[name] for name in names], [grids[name] for name in names])
+        decoded |= zip(names, chunks, strict=True)
+    return decoded
+
+
+def _refuse_first(sections: Mapping[str, memoryview], grids: Mapping[str, ChunkGrid]) -> None:
+    """Raise `SectionError` for the first section that is wrong."""
+    for name, section in sections.items():
         try:
-            decoded[name] = decode_section(view[start : start + section_bytes(grids[name])], grids[name])
+            decode_section(section, grids[name])
         except SectionError as error:
             raise SectionError(f"parameter {name}: {error}") from error
-    return Body(owned, grids, decoded)

@@ -13,12 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from templar_pl.compression.exact import ExactUpdate, inverse_dct, unit_of
+from templar_pl.compression.exact import ROOM, ExactUpdate, inverse_dct_, unit_of
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks
+from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks, StackedChunks, stack
 from templar_pl.compression.tables import eighth_mantissas, scale_table
 from templar_pl.compression.weights import Equalise, Weights, weigh
 from templar_pl.config import MAX_PEERS
+
+Rule = Literal["mean", "sum"]
 
 _FAR_BELOW = -(2**20)  # log scale of a chunk that sends nothing; real ones are in -2174..2302
 
@@ -34,19 +36,18 @@ class SharedScales:
     """(N,) int32; a magnitude is integers * 2**(eighths / 8)."""
 
 
-def shared_scales(payloads: Sequence[SparseChunks], weights: Weights, owners: Tensor) -> SharedScales:
+def shared_scales(said: StackedChunks, weights: Weights, owners: Tensor) -> SharedScales:
     """Bring the scales of payloads onto one integer scale per chunk.
 
     Args:
-        payloads: P of them, at least one; their bases do not matter.
+        said: what P payloads, at least one, say.
         weights: of the payloads.
-        owners: (N,) int64 number of the parameter that each chunk belongs to; where to compute.
+        owners: (N,) int64 number of the parameter that each chunk belongs to.
     """
-    codes = torch.stack([sparse.codes for sparse in payloads]).to(owners.device)[..., None]  # (P, N, 1)
+    codes = said.codes[..., None]  # (P, N, 1)
     scales = codes + weights.bases[:, owners, None]
-    levels = [sparse.below for sparse in payloads if sparse.below is not None]
-    if levels:
-        scales = scales - torch.stack(levels).to(owners.device)  # (P, N, T)
+    if said.below is not None:
+        scales = scales - said.below  # (P, N, T)
     is_sent = codes != EMPTY_CODE
     if weights.factors is None:
         return _plain_scales(scales, is_sent)
@@ -94,38 +95,38 @@ def _shift_to_nearest(integers: Tensor, shifts: Tensor) -> Tensor:
     return quotients + is_up
 
 
-def add_payloads(payloads: Sequence[SparseChunks], scales: SharedScales, rule: str, *, out: Tensor) -> None:
-    """Add what the payloads send, coefficient by coefficient.
+def add_payloads_(room: Tensor, said: StackedChunks, scales: SharedScales, rule: Rule) -> None:
+    """Set room[0] to what payloads send, added coefficient by coefficient: integers of at most 2**24 in magnitude.
 
     Args:
-        payloads: P of them, 1..MAX_PEERS; their bases do not matter.
+        room: (2, N, K) fp32; room[1] is used.
+        said: what P payloads, 1..MAX_PEERS, say.
         scales: of these payloads.
         rule: `sum`, or `mean` over the payloads that sent a coefficient, halves to the even integer.
-        out: (N, K) fp32 for the sums, integers of at most 2**24 in magnitude.
     """
-    indices, negative, counts = (
-        torch.stack([getattr(sparse, part) for sparse in payloads], dim=1).to(out.device)
-        for part in ("indices", "negative", "counts")
-    )  # (N, P, T), (N, P, T), (N, P)
-    places = indices.flatten(1).long()  # (N, P * T)
-    slots = (torch.arange(indices.shape[-1], device=out.device) < counts[..., None]).to(torch.float32)  # (N, P, T)
-    signs = negative.to(torch.float32).mul_(-2).add_(1).mul_(slots)
-    values = signs.mul_(scales.integers.transpose(0, 1)).flatten(1)
-    out.zero_().scatter_add_(-1, places, values)
-    if rule == "mean" and len(payloads) > 1:
-        senders = torch.zeros_like(out).scatter_add_(-1, places, slots.flatten(1)).gather(-1, places)
+    sums, senders = room
+    places = _chunk_by_chunk(said.indices, torch.int64)
+    slots = (torch.arange(said.indices.shape[-1], device=room.device) < said.counts[..., None]).to(torch.float32)
+    signs = said.negative.to(torch.float32).mul_(-2).add_(1).mul_(slots)  # (P, N, T)
+    sums.zero_().scatter_add_(-1, places, _chunk_by_chunk(signs.mul_(scales.integers), torch.float32))
+    if rule == "mean" and len(said.codes) > 1:
+        senders.zero_().scatter_add_(-1, places, _chunk_by_chunk(slots, torch.float32))
         # One rounding in the division and one to the integer make the rounding of the exact quotient: a quotient
         # that is no half-integer is at least 1 / (2 * senders) away from one, and at most 2**15 large, where
         # fp32 errs by at most 2**-10; for 512 senders the division is exact.
-        quotients = out.gather(-1, places).div_(senders.clamp_(min=1)).round_()
-        out.scatter_(-1, places, quotients)  # all slots of one place say the same
+        sums.div_(senders.clamp_(min=1)).round_()
+
+
+def _chunk_by_chunk(slots: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn (P, N, T) of payloads into contiguous (N, P * T)."""
+    return slots.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1)
 
 
 def combine(
     payloads: Sequence[SparseChunks],
     grid: ChunkGrid,
     *,
-    rule: Literal["mean", "sum"],
+    rule: Rule,
     equalise: Equalise,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
@@ -146,13 +147,13 @@ def combine(
     """
     if len(payloads) > MAX_PEERS:
         raise ValueError(f"an update is made of 0..{MAX_PEERS} payloads, got {len(payloads)}")
-    coefficients = torch.zeros(grid.num_chunks, grid.chunk_numel, device=device)
+    room = torch.zeros(ROOM, grid.num_chunks, grid.chunk_numel, device=device)
     eighths = torch.zeros(grid.num_chunks, dtype=torch.int32, device=device)
     if payloads:
         weights = weigh([[sparse] for sparse in payloads], equalise=equalise, device=device)
-        owners = torch.zeros(grid.num_chunks, dtype=torch.int64, device=device)
-        scales = shared_scales(payloads, weights, owners)
-        add_payloads(payloads, scales, rule, out=coefficients)
+        said = stack([[sparse] for sparse in payloads], device)
+        scales = shared_scales(said, weights, torch.zeros(grid.num_chunks, dtype=torch.int64, device=device))
+        add_payloads_(room[:2], said, scales, rule)
         eighths = scales.eighths
-    integers, shifts = inverse_dct(coefficients, grid, dtype=dtype)
-    return ExactUpdate(integers, eighths + 8 * shifts, unit_of(grid))
+    shifts = inverse_dct_(room, grid, dtype=dtype)
+    return ExactUpdate(room[0].view(-1, grid.height, grid.width), eighths + 8 * shifts, unit_of(grid))

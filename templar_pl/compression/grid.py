@@ -6,6 +6,7 @@ Shapes: R x C = a parameter as a matrix; A x B = one chunk; N = chunks; K = A * 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,3 +118,12 @@ def chunk_grid(
         height, width = shape[0], math.prod(shape[1:])
     height, width = (min(chunk_size, max(1, side)) for side in (height, width))
     return ChunkGrid(tuple(shape), height, width, min(topk, height * width), value_bits, transform, index_coding)
+
+
+def alike(grids: Mapping[str, ChunkGrid]) -> list[list[str]]:
+    """Group the parameters whose chunks have the same form."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, grid in grids.items():
+        form = (grid.is_vector, grid.height, grid.width, grid.topk, grid.value_bits, grid.transform, grid.index_coding)
+        groups.setdefault(form, []).append(name)
+    return list(groups.values())

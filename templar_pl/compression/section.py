@@ -13,6 +13,7 @@ Shapes: N = chunks of the parameter; T = indices a chunk; R = bytes of a record;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,28 +131,51 @@ def decode_section(section: memoryview, grid: ChunkGrid) -> SparseChunks:
     Raises:
         SectionError: the bytes are none that `encode_section` returns; the message names the chunk.
     """
-    layout = Layout(grid)
-    base = int.from_bytes(section[:BASE_BYTES], "little", signed=True)
-    content = np.frombuffer(section, dtype=np.uint8)
-    codes = content[BASE_BYTES : layout.records_start].copy()  # (N,)
-    _check_scales(codes, base)
-    records = content[layout.records_start :].reshape(grid.num_chunks, layout.record_bytes)  # (N, R)
-    negative = np.empty((grid.num_chunks, grid.topk), dtype=np.bool_)  # (N, T)
-    counts = np.empty(grid.num_chunks, dtype=np.int16)  # (N,)
-    below = None if grid.value_bits == 1 else np.empty((grid.num_chunks, grid.topk), dtype=np.uint8)  # (N, T)
-    split = layout.code.row_bytes
+    return decode_sections([section], [grid])[0]
+
+
+def decode_sections(sections: Sequence[memoryview], grids: Sequence[ChunkGrid]) -> list[SparseChunks]:
+    """Do what `decode_section` does for parameters with chunks of one form, at least one, at once: faster than each.
+
+    Raises:
+        SectionError: as in `decode_section`; the message counts the chunks of all sections.
+    """
+    starts = [Layout(grid).records_start for grid in grids]
+    contents = [np.frombuffer(section, dtype=np.uint8) for section in sections]
+    bases = [int.from_bytes(section[:BASE_BYTES], "little", signed=True) for section in sections]
+    codes = [content[BASE_BYTES:start] for content, start in zip(contents, starts, strict=True)]
+    for of_section, base in zip(codes, bases, strict=True):
+        _check_scales(of_section, base)
+    records = np.concatenate([content[start:] for content, start in zip(contents, starts, strict=True)])
     try:
-        indices = decode_indices(records[:, :split], layout.code)  # (N, T)
-        for block in row_blocks(grid.num_chunks, layout.code):
-            negative[block] = _unpack_signs(records[block, split : layout.levels_start], grid.topk, block.start)
-            counts[block] = _count_coefficients(indices[block], negative[block], codes[block], block.start)
-            if below is not None:
-                levels = records[block, layout.levels_start :]
-                below[block] = decode_levels(levels, counts[block], grid.topk, grid.value_bits, block.start)
+        said = _decode_records(records, np.concatenate(codes), Layout(grids[0]))
     except IndexCodeError as error:
         raise SectionError(str(error)) from error
-    tensors = [torch.from_numpy(array) for array in (indices, negative, counts, codes)]
-    return SparseChunks(*tensors, base=base, below=None if below is None else torch.from_numpy(below))
+    lengths = [grid.num_chunks for grid in grids]
+    parts = [[None] * len(grids) if part is None else torch.from_numpy(part).split(lengths) for part in said]
+    return [
+        SparseChunks(indices, negative, counts, scales, base, below)
+        for indices, negative, counts, scales, base, below in zip(*parts[:4], bases, parts[4], strict=True)
+    ]
+
+
+def _decode_records(
+    content: NDArray[np.uint8], codes: NDArray[np.uint8], layout: Layout
+) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray | None]:
+    """Return indices (N, T), negative (N, T), counts (N,), codes (N,) and below (N, T) of N records."""
+    topk, value_bits, split = layout.grid.topk, layout.grid.value_bits, layout.code.row_bytes
+    records = content.reshape(len(codes), layout.record_bytes)  # (N, R)
+    negative = np.empty((len(codes), topk), dtype=np.bool_)  # (N, T)
+    counts = np.empty(len(codes), dtype=np.int16)  # (N,)
+    below = None if value_bits == 1 else np.empty((len(codes), topk), dtype=np.uint8)  # (N, T)
+    indices = decode_indices(records[:, :split], layout.code)  # (N, T)
+    for block in row_blocks(len(codes), layout.code):
+        negative[block] = _unpack_signs(records[block, split : layout.levels_start], topk, block.start)
+        counts[block] = _count_coefficients(indices[block], negative[block], codes[block], block.start)
+        if below is not None:
+            levels = records[block, layout.levels_start :]
+            below[block] = decode_levels(levels, counts[block], topk, value_bits, block.start)
+    return indices, negative, counts, codes, below
 
 
 def _to_numpy(chunks: SparseChunks, grid: ChunkGrid) -> list[NDArray]:

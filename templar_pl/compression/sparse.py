@@ -1,10 +1,11 @@
 """What a payload says about one parameter, as tensors.
 
-Shapes: N = chunks of the parameter, T = coefficients sent per chunk at most.
+Shapes: N = chunks of the parameter, T = coefficients sent per chunk at most, P = payloads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,13 @@ class SparseChunks:
     step of `LEVEL_STEPS`. Some value of a chunk that sends anything lies at 0, so that one meaning has one code. None
     where a value has one bit: all lie at 0."""
 
+    def some(self, chunks: slice) -> SparseChunks:
+        """Return what is said of some chunks; nothing is copied."""
+        below = None if self.below is None else self.below[chunks]
+        return SparseChunks(
+            self.indices[chunks], self.negative[chunks], self.counts[chunks], self.codes[chunks], self.base, below
+        )
+
     def says_what(self, other: SparseChunks) -> bool:
         """Whether this says what another one of the same parameter says, on whatever device they are."""
         if self.base != other.base or (self.below is None) != (other.below is None):
@@ -61,3 +69,41 @@ class SparseChunks:
         if self.below is not None and other.below is not None:
             parts.append((self.below, other.below))
         return all(torch.equal(mine, its.to(mine.device)) for mine, its in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class StackedChunks:
+    """What P payloads say of the same N chunks, as `SparseChunks` does, without the bases."""
+
+    indices: Tensor
+    """(P, N, T) int16."""
+
+    negative: Tensor
+    """(P, N, T) bool."""
+
+    counts: Tensor
+    """(P, N) int16."""
+
+    codes: Tensor
+    """(P, N) uint8."""
+
+    below: Tensor | None
+    """(P, N, T) uint8; None where values have one bit."""
+
+
+def stack(payloads: Sequence[Sequence[SparseChunks]], device: torch.device) -> StackedChunks:
+    """Put what payloads say, each in the same number of parts, one part behind the other, onto a device."""
+    parts = [part for payload in payloads for part in payload]
+
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        tensor = torch.cat(list(tensors)).to(device)
+        return tensor.view(len(payloads), len(tensor) // len(payloads), *tensor.shape[1:])
+
+    levels = [part.below for part in parts if part.below is not None]
+    return StackedChunks(
+        indices=joined([part.indices for part in parts]),
+        negative=joined([part.negative for part in parts]),
+        counts=joined([part.counts for part in parts]),
+        codes=joined([part.codes for part in parts]),
+        below=joined(levels) if levels else None,
+    )

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from templar_pl.compression.blocks import alike, blocks_of, elements_at_once
-from templar_pl.compression.combine import add_payloads, shared_scales
+from templar_pl.compression.blocks import blocks_of, elements_at_once
+from templar_pl.compression.combine import add_payloads_, shared_scales
 from templar_pl.compression.exact import ROOM, inverse_dct_
-from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.grid import ChunkGrid, alike
 from templar_pl.compression.momentum import Sent, accumulate_, compress_, restore_
-from templar_pl.compression.sparse import SparseChunks
+from templar_pl.compression.sparse import SparseChunks, stack
 from templar_pl.compression.weights import weigh
 from templar_pl.config import CompressionConfig
 
@@ -95,9 +95,9 @@ class TorchEngine:
         )
         for block in blocks:
             part = room[:, : block.num_chunks]
-            chosen = [block.join(chunks) for chunks in said]
+            chosen = stack([block.parts_of(parameters) for parameters in said], device)
             scales = shared_scales(chosen, weights, block.owners.to(device))
-            add_payloads(chosen, scales, self._config.combine, out=part[0])
+            add_payloads_(part[:2], chosen, scales, self._config.combine)
             inverse_dct_(part, grid, dtype=self._product_dtype)
             # A sign of the integers; torch.sign is slower. Both keep the sign of -0.0, which depends on the order of
             # a sum; adding 0.0 does not.

@@ -15,6 +15,7 @@ from templar_pl.compression import ChunkGrid, ExactUpdate, check_exact_arithmeti
 from templar_pl.compression.combine import shared_scales
 from templar_pl.compression.exact import inverse_dct, rescale_
 from templar_pl.compression.grid import ValueBits
+from templar_pl.compression.sparse import stack
 from templar_pl.compression.weights import clip_weights, weigh
 from templar_pl.errors import ConfigError
 from tests.compression import reference
@@ -236,7 +237,8 @@ def test_halves_in_equalised_scales_go_to_the_even_integer(num_sent: int) -> Non
     sparse = [to_sparse(payload, 16) for payload in (steady, falling)]
 
     weights = weigh([[payload] for payload in sparse], equalise="norm", device=CPU)
-    scales = shared_scales(sparse, weights, torch.zeros(32, dtype=torch.int64))
+    said = stack([[payload] for payload in sparse], CPU)
+    scales = shared_scales(said, weights, torch.zeros(32, dtype=torch.int64))
 
     for chunk in range(32):
         wanted, eighths = reference.chunk_scales([steady, falling], chunk, "norm")
