@@ -63,33 +63,16 @@ def rescale_(integers: Tensor, limit: int) -> Tensor:
     return shifts
 
 
-def inverse_dct(coefficients: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Transform integer coefficients back, in integers; without a transform they are the result.
+def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Transform the integer coefficients room[0] back in place, in integers; without a transform they are the result.
 
     Args:
-        coefficients: (N, K) fp32 integers, at most 2**24 in magnitude.
+        room: (ROOM, N, K) fp32; room[0] integers of at most 2**24 in magnitude, the rest is used; each contiguous.
         grid: the height, the width and the transform of the chunks.
         dtype: float32 or float64, of the matrix products; both give the same integers.
 
     Returns:
-        (N, A, B) fp32 integers, and (N,) int32 exponents of the powers of two they were divided by.
-    """
-    room = coefficients.new_empty(ROOM, *coefficients.shape)
-    room[0] = coefficients
-    shifts = inverse_dct_(room, grid, dtype=dtype)
-    return room[0].view(-1, grid.height, grid.width), shifts
-
-
-def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype) -> Tensor:
-    """Transform the integer coefficients room[0] back in place, as `inverse_dct` does; the rest of the room is used.
-
-    Args:
-        room: (ROOM, N, K) fp32; every room[i] contiguous.
-        grid: the height, the width and the transform of the chunks.
-        dtype: float32 or float64, of the matrix products.
-
-    Returns:
-        (N,) int32 exponents of the powers of two.
+        (N,) int32 exponents of the powers of two that chunks were divided by.
     """
     if grid.transform == "none":
         return torch.zeros(room.shape[1], dtype=torch.int32, device=room.device)
@@ -134,7 +117,7 @@ def _transform_down(operands: Tensor, basis: Tensor, room: Tensor, *, out: Tenso
 
 
 def unit_of(grid: ChunkGrid) -> float:
-    """Return what the integer 1 of `inverse_dct` is worth in the orthonormal inverse DCT of unrescaled coefficients."""
+    """Return what the integer 1 of `inverse_dct_` is worth in the orthonormal inverse DCT of all coefficients."""
     if grid.transform == "none":
         return 1.0
     sides = [grid.width] if grid.is_vector else [grid.height, grid.width]
