@@ -1,9 +1,10 @@
 """Compile the C sources of `templar_pl/compression/native` into shared libraries beside them.
 
-    python build_native.py
+    python build_native.py            # for who changes them: a warning or an error ends it with exit code 1
+    python build_native.py --package  # what the build of the package runs: goes on without what does not compile
 
-The build of the package runs it; without a C compiler it does nothing but say so. On x86-64 there is one library for
-processors with AVX2 and one for AVX-512, chosen when the package runs; other processors get one for the platform.
+Without a C compiler both do nothing but say so. On x86-64 there is one library for all processors, one for those with
+AVX2 and one for those with AVX-512, chosen when the package runs; other platforms get one.
 """
 
 from __future__ import annotations
@@ -16,18 +17,10 @@ import sys
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent / "templar_pl" / "compression" / "native"
-FLAGS = [
-    "-std=gnu11",
-    "-O3",
-    "-fPIC",
-    "-shared",
-    "-pthread",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wno-unused-function",
-]  # no -ffast-math
-X86_LEVELS = {"avx2": "x86-64-v3", "avx512": "x86-64-v4"}
+FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-shared", "-pthread"]  # no -ffast-math
+STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
+QUIET = ["-Wno-psabi"]  # says how wide vectors are handed over; all functions that take some are inlined
+X86_LEVELS = {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
 TIMEOUT_S = 300.0
 
 
@@ -39,31 +32,39 @@ def find_compiler() -> str | None:
 
 def targets() -> dict[str, list[str]]:
     """Return name of the library -> flags that choose the processor."""
+    levels: dict[str, list[str]] = {"default": []}
     if platform.machine().lower() in ("x86_64", "amd64"):
-        return {f"kernels_{name}.so": [f"-march={level}"] for name, level in X86_LEVELS.items()}
-    return {"kernels_default.so": []}
+        levels |= X86_LEVELS
+    return {f"kernels_{level}.so": flags for level, flags in levels.items()}
 
 
-def build() -> list[Path]:
-    """Compile, and return the libraries that were made; old ones are removed first."""
+def build(compiler: str, warnings: list[str]) -> list[str]:
+    """Compile all libraries, the old ones being removed first; print what is made. Return what could not be made."""
     for old in SOURCES.glob("kernels_*.so"):
         old.unlink()
-    compiler, made = find_compiler(), []
-    if compiler is None:
-        print("no C compiler found: compression will run in torch, several times slower", file=sys.stderr)  # noqa: T201
-        return []
-    sources = sorted(str(path) for path in SOURCES.glob("*.c"))
+    sources, faults = sorted(str(path) for path in SOURCES.glob("*.c")), []
     for name, flags in targets().items():
-        command = [compiler, *FLAGS, *flags, "-o", str(SOURCES / name), *sources]
+        command = [compiler, *FLAGS, *warnings, *QUIET, *flags, "-o", str(SOURCES / name), *sources]
         try:
             subprocess.run(command, check=True, timeout=TIMEOUT_S)  # noqa: S603  # fixed arguments and our own files
         except (OSError, subprocess.SubprocessError) as error:
-            print(f"{name} was not built, torch will be used instead: {error}", file=sys.stderr)  # noqa: T201
+            faults.append(f"{name} was not built: {error}")
         else:
-            made.append(SOURCES / name)
-    return made
+            print(SOURCES / name)  # noqa: T201
+    return faults
+
+
+def main(*, is_package: bool) -> int:
+    """Build, and return the exit code."""
+    compiler = find_compiler()
+    if compiler is None:
+        print("no C compiler found: compression will run in torch, several times slower", file=sys.stderr)  # noqa: T201
+        return 0
+    faults = build(compiler, [] if is_package else STRICT)
+    for fault in faults:
+        print(fault, file=sys.stderr)  # noqa: T201
+    return 0 if is_package or not faults else 1
 
 
 if __name__ == "__main__":
-    for library in build():
-        print(library)  # noqa: T201
+    sys.exit(main(is_package="--package" in sys.argv[1:]))

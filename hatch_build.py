@@ -1,4 +1,4 @@
-"""Build hook: compile the C part of compression, if there is a compiler; without one the wheel is pure Python."""
+"""Build hook: compile the C part of compression, if there is a compiler that can; else the wheel is pure Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NativeBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002  # hatchling calls it
         """Compile, and add what was made to the wheel."""
         root = Path(self.root)
-        subprocess.run([sys.executable, str(root / "build_native.py")], check=True)  # noqa: S603  # our own script
+        subprocess.run([sys.executable, str(root / "build_native.py"), "--package"], check=True)  # noqa: S603  # our own script
         if not list(root.glob(LIBRARIES)):
             return
         build_data["artifacts"].append(LIBRARIES)

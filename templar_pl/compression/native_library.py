@@ -203,7 +203,10 @@ def load_library() -> Library:
     level = LEVELS.get(torch.backends.cpu.get_cpu_capability(), "default")
     path = Path(__file__).parent / "native" / f"kernels_{level}.so"
     if not path.exists():
-        raise NativeError(f"{path.name} was not built: no C compiler was there when the package was installed")
+        raise NativeError(
+            f"{path.name} was not built: when the package was installed no C compiler was there, or it failed; "
+            "`python build_native.py` in the repository says what is wrong"
+        )
     try:
         return Library(ctypes.CDLL(str(path)))
     except (OSError, AttributeError) as error:
