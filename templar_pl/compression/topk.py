@@ -41,7 +41,8 @@ def keep_largest(coefficients: Tensor, topk: int) -> Kept:
     Exact zeros are never kept, so a chunk with fewer than `topk` other coefficients keeps fewer.
 
     Args:
-        coefficients: (N, K) DCT coefficients; any float dtype; finite; K in 1..4096.
+        coefficients: (N, K) DCT coefficients; any float dtype; finite; K in 1..4096. Those below 2**-149, the least
+            magnitude of fp32, count as zeros.
         topk: coefficients to keep per chunk; 1 <= topk <= K.
 
     Raises:
@@ -64,7 +65,7 @@ def keep_largest(coefficients: Tensor, topk: int) -> Kept:
 def _keep(coefficients: Tensor, topk: int) -> Kept:
     """Do what `keep_largest` does for chunks few enough that their magnitudes stay in the cache."""
     chunk_numel = coefficients.shape[-1]
-    magnitudes = coefficients.abs()
+    magnitudes = coefficients.abs().contiguous()
     if magnitudes.element_size() < 4:
         magnitudes = magnitudes.float()
     indices, is_undecided = _largest(magnitudes, topk)

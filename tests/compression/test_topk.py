@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -40,6 +40,34 @@ def test_the_kept_places_are_those_of_the_reference(drawn: tuple[Tensor, int]) -
 
     got = [row[:count] for row, count in zip(kept.indices.tolist(), kept.counts.tolist(), strict=True)]
     assert got == [reference.largest_places(row.double().numpy(), topk) for row in coefficients]
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([72, 96, 256, 1024, 4096]),
+    st.sampled_from([1, 2, 5, 32]),
+    st.sampled_from([1, 4, 1000]),
+    st.floats(0, 1),
+)
+@settings(max_examples=60)
+def test_the_search_by_groups_keeps_the_places_of_the_reference(
+    seed: int, chunk_numel: int, topk: int, steps: int, density: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Few steps make many equal magnitudes, and a low density few that are not zero.
+    coefficients = (torch.randn(3, chunk_numel, generator=generator) * steps).round()
+    coefficients *= torch.rand(3, chunk_numel, generator=generator) < density**4
+
+    kept = keep_largest(coefficients, topk)
+
+    got = [row[:count] for row, count in zip(kept.indices.tolist(), kept.counts.tolist(), strict=True)]
+    assert got == [reference.largest_places(row.double().numpy(), topk) for row in coefficients]
+
+
+def test_the_layout_of_the_coefficients_does_not_matter() -> None:
+    coefficients = torch.randn(4096, 3, generator=torch.Generator().manual_seed(0)).T
+
+    assert torch.equal(keep_largest(coefficients, 32).indices, keep_largest(coefficients.contiguous(), 32).indices)
 
 
 @given(chunked_coefficients())
