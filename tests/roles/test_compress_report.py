@@ -109,6 +109,16 @@ def test_the_numbers_of_compression_can_be_given(tmp_path: Path) -> None:
     assert embedding["chunks"] == 9 * 4  # 258 x 128 in chunks of 32
 
 
+def test_the_speed_that_a_line_needs_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    payload = report(tmp_path, "--local", "--no_seconds", "--peers=3", "--mbits=8")["payload_bytes"]
+
+    printed = capsys.readouterr().out
+
+    # 8 Mbit/s are 10**6 bytes a second; the limits are those of hparams.json.
+    assert f"{payload / 1e6:.3g} s at 8 Mbit/s; {8e-6 * payload / 10:.3g} Mbit/s do it within time_window" in printed
+    assert f"{3 * payload / 1e6:.3g} s at 8 Mbit/s; {24e-6 * payload / 35:.3g} Mbit/s do it within gather_t" in printed
+
+
 def test_more_bits_a_value_are_counted(tmp_path: Path) -> None:
     got = report(tmp_path, "--local", "--peers=1", "--compression.value_bits=3", "--compression.transform=none")
 
