@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from templar_pl.config import ScheduleConfig, load_hparams
+from templar_pl.config import ScheduleConfig
+from templar_pl.hparams import load_hparams
 from templar_pl.protocol.schedule import SIGNIFICANT_BITS, WARMUP_START
 
 FLOAT64_BITS = 53

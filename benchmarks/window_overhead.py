@@ -24,8 +24,9 @@ from rich.table import Table
 
 from templar_pl import LlamaModule, LocalNetwork, TemplarDataModule, TemplarStrategy
 from templar_pl.command_line import hparams_files
-from templar_pl.config import HParams, LlamaConfig, load_hparams
+from templar_pl.config import LlamaConfig
 from templar_pl.data import PageSetConfig
+from templar_pl.hparams import HParams, load_hparams
 
 SKIPPED = 3  # windows until caches are warm
 

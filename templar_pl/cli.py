@@ -27,8 +27,9 @@ from rich.logging import RichHandler
 
 from templar_pl.chain import LocalChainConfig
 from templar_pl.command_line import EXIT_SETTINGS, EXIT_SIGTERM, EXIT_STOPPED, hparams_files, say_error
-from templar_pl.config import MAX_PEERS, SECTIONS, HParams, load_hparams
+from templar_pl.config import MAX_PEERS
 from templar_pl.errors import ConfigError, TemplarError
+from templar_pl.hparams import SECTIONS, HParams, load_hparams
 from templar_pl.training import (
     LlamaModule,
     LocalNetwork,

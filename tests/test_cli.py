@@ -17,8 +17,8 @@ import yaml
 from templar_pl.__main__ import main
 from templar_pl.cli import choose_device, run_command
 from templar_pl.command_line import hparams_files
-from templar_pl.config import SECTIONS, load_hparams
 from templar_pl.errors import ConfigError
+from templar_pl.hparams import SECTIONS, load_hparams
 from tests.end_to_end.node import TINY
 
 ROOT = Path(__file__).parents[1]

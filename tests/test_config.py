@@ -9,18 +9,9 @@ from typing import Any
 
 import pytest
 
-from templar_pl.config import (
-    SECTIONS,
-    CompressionConfig,
-    HParams,
-    LlamaConfig,
-    file_names,
-    from_sections,
-    load_hparams,
-    read_flat,
-    to_flat,
-)
+from templar_pl.config import CompressionConfig, LlamaConfig
 from templar_pl.errors import ConfigError
+from templar_pl.hparams import SECTIONS, HParams, file_names, from_sections, load_hparams, read_flat, to_flat
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from templar_pl.command_line import EXIT_SETTINGS, EXIT_STOPPED, hparams_files, say_error
 from templar_pl.compression import Backend, MomentumCodec, NativeError
-from templar_pl.config import MAX_PEERS, CompressionConfig, HParams, load_hparams
+from templar_pl.config import MAX_PEERS, CompressionConfig
 from templar_pl.errors import ConfigError
+from templar_pl.hparams import HParams, load_hparams
 from templar_pl.roles.compression_figures import Figures, group_by_kind
 from templar_pl.roles.compression_tables import MAX_MBITS, Line, Report, report_as_json, show_report
 from templar_pl.roles.compression_timing import Stopwatch

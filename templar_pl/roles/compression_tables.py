@@ -31,8 +31,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from templar_pl.config import MAX_PEERS, HParams
+from templar_pl.config import MAX_PEERS
 from templar_pl.errors import ConfigError
+from templar_pl.hparams import HParams
 from templar_pl.protocol import payload_bytes
 from templar_pl.roles.compression_figures import BF16_BYTES, FP32_BYTES, Figures, Group
 from templar_pl.roles.compression_timing import NO_SECONDS, Seconds

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LinearLR, LRScheduler, SequentialLR
 
 from benchmarks.learning_rate_grid import ulps_to_boundary, unrounded_rates
-from templar_pl.config import ScheduleConfig, load_hparams
+from templar_pl.config import ScheduleConfig
+from templar_pl.hparams import load_hparams
 from templar_pl.protocol import learning_rate_at
 
 ROOT = Path(__file__).parents[2]
