@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import resource
+import threading
 from pathlib import Path
 
 import pytest
@@ -129,10 +130,12 @@ def test_results_come_in_order_and_the_first_error_stops_the_rest() -> None:
 
     begun: list[int] = []
 
-    def fail_at_once(number: int) -> None:
+    def fail_at_first(number: int) -> None:
         begun.append(number)
-        raise StoreError(f"part {number}")
+        if number == 0:
+            raise StoreError("part 0")
+        threading.Event().wait(0.02)  # long enough for the error to be noticed meanwhile
 
-    with pytest.raises(StoreError, match="part"):
-        in_parallel(fail_at_once, range(1000), 2)
+    with pytest.raises(StoreError, match="part 0"):
+        in_parallel(fail_at_first, range(1000), 2)
     assert len(begun) < 1000
