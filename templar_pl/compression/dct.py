@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -81,6 +82,9 @@ def paste_(tensor: Tensor, chunks: Tensor, grid: ChunkGrid) -> None:
 CHUNKS_AT_ONCE = 128
 """Chunks that are transformed together: 2 MiB, so that what one product writes the next reads from the cache."""
 
+_WIDE = 8
+"""Chunks side by side from which on it is faster to transform a row of them in place than to copy chunks together."""
+
 
 def fold_dct_(coefficients: Tensor, tensor: Tensor, grid: ChunkGrid, *, decay: float, lr: float) -> None:
     """Set coefficients to decay * coefficients + lr * DCT(tensor), in fp32, without a copy of the whole.
@@ -99,12 +103,38 @@ def fold_dct_(coefficients: Tensor, tensor: Tensor, grid: ChunkGrid, *, decay: f
     chunks = coefficients.view(-1, grid.height, grid.width)
     across, down = (dct_basis(side, tensor.device) for side in (grid.width, grid.height))
     at_once = max(1, CHUNKS_AT_ONCE // max(1, grid.chunk_columns))  # rows of chunks
+    most = min(at_once, grid.chunk_rows) * grid.chunk_columns
+    room = chunks.new_empty(most, grid.height, grid.width)  # fresh memory for every block costs as much as a product
     with full_precision(tensor.device):
         for first in range(0, grid.chunk_rows, at_once):
             rows = matrix[first * grid.height : (first + at_once) * grid.height]
             block = chunks[first * grid.chunk_columns : (first + at_once) * grid.chunk_columns]
-            part = replace(grid, shape=tuple(rows.shape))
-            block.baddbmm_(down.expand(len(block), -1, -1), to_chunks(rows, part) @ across.T, beta=decay, alpha=lr)
+            for tiles, part in _across(rows, grid, across.T, room[: len(block)]):
+                block[part].baddbmm_(down.expand(len(tiles), -1, -1), tiles, beta=decay, alpha=lr)
+
+
+def _across(rows: Tensor, grid: ChunkGrid, basis: Tensor, room: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """Transform rows of chunks, (R, C), along their rows.
+
+    Args:
+        rows: of the parameter that the grid is of.
+        grid: how the parameter is cut.
+        basis: (B, B); row = place, column = frequency.
+        room: (N, A, B) for what comes out, as many chunks as the rows have.
+
+    Yields:
+        (n, A, B) of some chunks, and which these are; they need not be contiguous.
+    """
+    is_whole = rows.shape[1] % grid.width == 0 and rows.shape[0] % grid.height == 0
+    if rows.dtype == torch.float32 and is_whole and rows.is_contiguous() and grid.chunk_columns >= _WIDE:
+        torch.mm(rows.view(-1, grid.width), basis, out=room.view(-1, grid.width))
+        tiles = room.view(-1, grid.height, grid.chunk_columns, grid.width).transpose(1, 2)
+        for number, row in enumerate(tiles):
+            yield row, slice(number * grid.chunk_columns, (number + 1) * grid.chunk_columns)
+        return
+    chunks = to_chunks(rows, replace(grid, shape=tuple(rows.shape)))
+    torch.mm(chunks.reshape(-1, grid.width), basis, out=room.view(-1, grid.width))
+    yield room, slice(None)
 
 
 def dct_chunks(tensor: Tensor, grid: ChunkGrid) -> Tensor:

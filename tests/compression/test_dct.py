@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from templar_pl.compression.dct import dct_chunks, from_chunks, to_chunks
+from templar_pl.compression.dct import dct_chunks, fold_dct_, from_chunks, to_chunks
 from templar_pl.compression.grid import chunk_grid
 from templar_pl.compression.precision import full_precision
 from tests.compression import reference
@@ -39,6 +39,22 @@ def test_the_dct_is_that_of_dense_float64_matrices(shape: tuple[int, ...], chunk
     assert len(chunks) == len(coefficients)
     for got, chunk in zip(coefficients, chunks, strict=True):
         np.testing.assert_allclose(got, reference.dct(chunk, is_vector=len(shape) < 2), atol=2e-6)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize(
+    "shape", [(), (9,), (0, 3), (7, 5), (64, 1040), (70, 1040), (128, 1030), (640, 192), (5, 3, 70)]
+)
+def test_folding_is_the_decayed_sum_with_the_dct(shape: tuple[int, ...], layout: str) -> None:
+    tensor, grid = random_tensor(shape, 1), chunk_grid(shape, chunk_size=16, topk=1)
+    if layout == "transposed" and len(shape) == 2:
+        tensor = tensor.T.contiguous().T
+    before = random_tensor((grid.num_chunks, grid.chunk_numel), 2)
+    coefficients = before.clone()
+
+    fold_dct_(coefficients, tensor, grid, decay=0.75, lr=-2.0)
+
+    torch.testing.assert_close(coefficients, 0.75 * before - 2 * dct_chunks(tensor, grid), rtol=0, atol=2e-5)
 
 
 @given(SHAPES, CHUNK_SIZES, st.integers(0, 999))
