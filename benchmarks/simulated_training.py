@@ -18,7 +18,7 @@ from benchmarks.float_codec import FloatCodec
 from benchmarks.reference import ReferenceCodec, ReferencePayload
 from templar_pl import LlamaModule
 from templar_pl.compression import MomentumCodec, decode_body, encode_body
-from templar_pl.config import CompressionConfig, HParams, ScheduleConfig
+from templar_pl.config import CompressionConfig, HParams, PagesConfig, ScheduleConfig
 from templar_pl.data import PageSet, ensure_embedded, load_tokenizer, open_page_set, pack_pages
 from templar_pl.data.embedded import TEXT_COLUMN
 from templar_pl.protocol.pages import next_pages
@@ -65,7 +65,7 @@ class Setting:
     """Simulated peers, 1..SEED_STRIDE."""
 
     sequences: int
-    """Sequences a peer and window, at most; the first ones of its page."""
+    """Sequences a peer and window."""
 
     warmup: int
     """Windows of linear warm-up; the cosine falls over all others."""
@@ -73,7 +73,7 @@ class Setting:
     validation_pages: int = 64
     """Held-out pages of 2 KiB that the loss is measured on."""
 
-    alpha_f: float = 0.1
+    alpha_f: float = 0.0
     """Where the cosine ends, as a share of the peak."""
 
 
@@ -183,31 +183,38 @@ def new_exchange(variant: Variant, shapes: Mapping[str, tuple[int, ...]], peers:
 
 
 class Text:
-    """Pages of the standard library's source files: batches of each peer, and held-out ones."""
+    """The standard library's source files as sequences: some for each peer and window, and held-out ones."""
 
     def __init__(self, setting: Setting, cache: Path) -> None:
-        """Build the page set in a cache folder if it is not there."""
-        self._setting, self._config = setting, setting.hparams.pages
-        self._tokenizer = load_tokenizer(self._config.tokenizer_name)
+        """Build the page set in a cache folder if it is not there, and tokenize all of it."""
         folder = ensure_embedded(cache, rows_per_page=1)
-        self._pages: PageSet = open_page_set(
+        pages = open_page_set(
             folder, text_column=TEXT_COLUMN, rows_per_page=1, num_validation_pages=setting.validation_pages
+        )
+        self._count = setting.sequences
+        self._training, self._held_out = (
+            _pack(pages, numbers, setting.hparams.pages)
+            for numbers in (range(pages.num_training_pages), pages.validation_pages)
         )
 
     def batch(self, uid: int, window: int) -> dict[str, Tensor]:
-        """Return the batch of a peer in a window."""
-        page = next_pages(window, 1, uid, self._pages.num_training_pages)
-        return self._pack(page, self._setting.sequences)
+        """Return the batch of a peer in a window: sequences from anywhere, none twice before all were given out."""
+        places = next_pages(window * self._count, self._count, uid, len(self._training))
+        return _as_batch(self._training[places])
 
     def validation(self) -> list[dict[str, Tensor]]:
         """Return all held-out text in batches."""
-        whole, size = self._pack(self._pages.validation_pages, None), 32
-        count = len(whole["input_ids"])
-        return [{name: t[first : first + size] for name, t in whole.items()} for first in range(0, count, size)]
+        return [_as_batch(part) for part in self._held_out.split(32)]
 
-    def _pack(self, pages: Sequence[int], limit: int | None) -> dict[str, Tensor]:
-        packed = pack_pages(self._pages, pages, self._tokenizer, self._config)
-        return {"input_ids": packed.input_ids[:limit], "labels": packed.labels[:limit]}
+
+def _pack(pages: PageSet, numbers: Sequence[int], config: PagesConfig) -> Tensor:
+    """Return all whole sequences of pages, (S, L) int32."""
+    packed = pack_pages(pages, numbers, load_tokenizer(config.tokenizer_name), config)
+    return packed.input_ids[:-1].int()  # the last one is padded
+
+
+def _as_batch(ids: Tensor) -> dict[str, Tensor]:
+    return {"input_ids": ids.long(), "labels": ids.long()}
 
 
 def train(variant: Variant, learning_rate: float, seed: int, setting: Setting, text: Text) -> Outcome:

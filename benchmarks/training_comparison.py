@@ -1,13 +1,13 @@
 """What do value bits, the transform and the rule of combining do to the loss of a small model, and to its bytes?
 
-    python benchmarks/training_comparison.py [--quick] [--windows 200] [--peers 4] [--seeds 0 1 2] [--variants NAME ...]
+    python benchmarks/training_comparison.py [--quick] [--windows 300] [--peers 4] [--seeds 0 1 2] [--variants NAME ...]
         [--runs runs/training_comparison.jsonl] [--json out.json]
 
 Trains the toy Llama of hparams.local.json on the embedded text once for each variant and seed, with simulated peers
 that share one set of parameters (`simulated_training.py`). A seed stands for the initial weights and for the pages of
 every peer; all variants get the same. The peak of the learning rate is tuned for each family of variants, on a seed
 that is not reported: a grid of factors of two, extended until its best is not at an end. All use one schedule: linear
-warm-up, then cosine to a tenth.
+warm-up over a twentieth of the windows, then cosine to zero.
 
 Each finished training is one line of the file `--runs`; what is in it is not trained again, so an interrupted study
 goes on, and several processes with different `--variants` or `--seeds` can share it. `--quick` trains a few windows
@@ -210,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--quick", action="store_true", help="some seconds: 3 windows, 2 peers, one seed, no tuning")
-    parser.add_argument("--windows", type=int, default=200, help="updates of one training")
+    parser.add_argument("--windows", type=int, default=300, help="updates of one training")
     parser.add_argument("--peers", type=int, default=4, help="simulated peers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="other than 1000, the seed for tuning")
     parser.add_argument("--variants", nargs="+", help="names to compare; all if not given")
@@ -222,7 +222,9 @@ def main() -> None:
     if options.quick:
         setting = Setting(hparams=hparams, windows=3, peers=2, sequences=1, warmup=1, validation_pages=1)
     else:
-        setting = Setting(hparams=hparams, windows=options.windows, peers=options.peers, sequences=8, warmup=10)
+        setting = Setting(
+            hparams=hparams, windows=options.windows, peers=options.peers, sequences=4, warmup=options.windows // 20
+        )
     variants = variants_of(hparams.compression)
     if unknown := set(options.variants or ()) - {variant.name for variant in variants}:
         parser.error(f"unknown variants {sorted(unknown)}; there are {[variant.name for variant in variants]}")
