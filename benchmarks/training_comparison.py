@@ -6,8 +6,8 @@
 Trains the toy Llama of hparams.local.json on the embedded text once for each variant and seed, with simulated peers
 that share one set of parameters (`simulated_training.py`). A seed stands for the initial weights and for the pages of
 every peer; all variants get the same. The peak of the learning rate is tuned for each family of variants, on a seed
-that is not reported: a grid of factors of two, extended until its best is not at an end. All use one schedule: linear
-warm-up over a twentieth of the windows, then cosine to zero.
+that is not reported: a grid of factors of two, extended until its best is not at an end, and refined around that. All
+use one schedule: linear warm-up over a twentieth of the windows, then cosine to zero.
 
 Each finished training is one line of the file `--runs`; what is in it is not trained again, so an interrupted study
 goes on, and several processes with different `--variants` or `--seeds` can share it. `--quick` trains a few windows
@@ -49,13 +49,11 @@ from templar_pl.training.module import build_llama
 ROOT = Path(__file__).parent.parent
 TUNING_SEED = 1000
 GRIDS: dict[str, tuple[float, ...]] = {
-    "rounded, dct": (1e-3, 2e-3, 4e-3),
-    "fp32, dct": (1e-3, 2e-3, 4e-3),
-    "rounded, none": (4e-3, 8e-3, 16e-3),
-    "fp32, none": (4e-3, 8e-3, 16e-3),
-    "sign": (5e-4, 1e-3, 2e-3),
-    "sign of momentum": (5e-4, 1e-3, 2e-3),
-    "adamw": (2e-3, 4e-3, 8e-3),
+    "dct": (0.5e-3, 1e-3, 2e-3),
+    "dct, fp32": (0.5e-3, 1e-3, 2e-3),
+    "no transform": (4e-3, 8e-3, 16e-3),
+    "sign": (0.5e-3, 1e-3, 2e-3),
+    "adamw": (1e-3, 2e-3, 4e-3),
 }
 """Family -> the first peaks that are tried, ascending, in factors of two."""
 
@@ -67,16 +65,15 @@ def variants_of(base: CompressionConfig) -> list[Variant]:
     def add(name: str, family: str, kind: Any, **changes: Any) -> None:
         found.append(Variant(name=name, family=family, kind=kind, compression=replace(base, **changes)))
 
-    add("default", "rounded, dct", "wire")
-    add("sum", "rounded, dct", "wire", combine="sum")
-    add("not equalised", "rounded, dct", "wire", equalise="none")
-    add("k = 64", "rounded, dct", "wire", topk=64)
-    add("decay 0.999", "rounded, dct", "wire", momentum_decay=0.999)
-    add("fp32", "fp32, dct", "float")
-    add("fp32, sum", "fp32, dct", "float", combine="sum")
-    add("published scheme", "fp32, dct", "published")
+    add("default", "dct", "wire")
+    add("sum", "dct", "wire", combine="sum")
+    add("not equalised", "dct", "wire", equalise="none")
+    add("k = 64", "dct", "wire", topk=64)
+    add("decay 0.999", "dct", "wire", momentum_decay=0.999)
+    add("fp32", "dct, fp32", "float")
+    add("fp32, sum", "dct, fp32", "float", combine="sum")
+    add("published scheme", "dct, fp32", "published")
     add("sign", "sign", "sign", momentum_decay=0.0)
-    add("sign of momentum", "sign of momentum", "sign", momentum_decay=0.9)
     add("adamw", "adamw", "adamw")
     return found
 
@@ -134,7 +131,7 @@ class Study:
 
 
 def tune(loss_at: Callable[[float], float], grid: Sequence[float]) -> list[tuple[float, float]]:
-    """Try learning rates in factors of two until the best is not at an end.
+    """Try learning rates in factors of two until the best is not at an end, then half a factor to both of its sides.
 
     Args:
         loss_at: the loss with a peak; not below that of both neighbours for ever.
@@ -149,7 +146,8 @@ def tune(loss_at: Callable[[float], float], grid: Sequence[float]) -> list[tuple
             tried.insert(0, (best[0] / 2, loss_at(best[0] / 2)))
         else:
             tried.append((best[0] * 2, loss_at(best[0] * 2)))
-    return tried
+    halfway = [best[0] * factor for factor in (0.5**0.5, 2**0.5)]
+    return sorted([*tried, *((peak, loss_at(peak)) for peak in halfway)])
 
 
 def sizes(setting: Setting) -> dict[str, int]:

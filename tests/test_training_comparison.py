@@ -103,7 +103,8 @@ def test_a_grid_of_learning_rates_grows_until_its_best_is_inside(optimum: float)
     best = losses.index(min(losses))
     assert peaks == sorted(peaks)
     assert 0 < best < len(peaks) - 1
-    assert peaks[best] / 2 < optimum < peaks[best] * 2
+    assert peaks[best] / 2**0.5 < optimum < peaks[best] * 2**0.5
+    assert len(peaks) == len(set(peaks))
 
 
 def test_a_finished_training_is_found_again_by_what_it_was(tmp_path: Path) -> None:
