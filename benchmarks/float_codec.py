@@ -29,20 +29,23 @@ class FloatCodec:
         grids: Mapping[str, ChunkGrid],
         *,
         decay: float,
-        transform: Literal["dct", "none"],
         combine: Literal["mean", "sum"],
-        equalise: Literal["norm", "none"],
+        equalise: Literal["norm", "clip", "none"],
     ) -> None:
         """Start with zero momentum.
 
         Args:
-            grids: the chunks of each parameter, and how many coefficients each sends.
+            grids: the chunks of each parameter, their transform, and how many coefficients each sends.
             decay: share of the momentum that stays, 0..1.
-            transform: `dct`, or `none` to choose among the elements of the momentum themselves.
             combine: `mean` over the payloads that sent a coefficient, or `sum`.
-            equalise: `norm` divides each payload by its L2 norm in each parameter first.
+            equalise: `norm` divides each payload by its L2 norm in each parameter first, `none` does not.
+
+        Raises:
+            ValueError: equalise is `clip`.
         """
-        self._grids, self._decay, self._transform = grids, decay, transform
+        if equalise == "clip":
+            raise ValueError("equalise must be norm or none here, got 'clip'")
+        self._grids, self._decay = grids, decay
         self._combine, self._equalise = combine, equalise
         self.momentum = {name: torch.zeros(grid.num_chunks, grid.chunk_numel) for name, grid in grids.items()}  # (N, K)
 
@@ -85,14 +88,14 @@ class FloatCodec:
 
     def _forward(self, gradient: Tensor, grid: ChunkGrid) -> Tensor:
         """Return the coefficients (N, K) of a parameter's gradient."""
-        if self._transform == "none":
+        if grid.transform == "none":
             return to_chunks(gradient, grid).flatten(1)
         return dct_chunks(gradient, grid)
 
     def _backward(self, coefficients: Tensor, grid: ChunkGrid) -> Tensor:
         """Return the parameter that has these coefficients (N, K)."""
         chunks = coefficients.view(-1, grid.height, grid.width)
-        if self._transform == "dct":
+        if grid.transform == "dct":
             chunks = chunks @ dct_basis(grid.width, coefficients.device)
             if not grid.is_vector:
                 chunks = dct_basis(grid.height, coefficients.device).T @ chunks

@@ -165,7 +165,6 @@ def new_exchange(variant: Variant, shapes: Mapping[str, tuple[int, ...]], peers:
                     FloatCodec(
                         grids,
                         decay=config.momentum_decay,
-                        transform="dct",
                         combine=config.combine,
                         equalise=config.equalise,
                     )

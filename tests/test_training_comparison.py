@@ -27,8 +27,8 @@ def float_codec(
     equalise: Literal["norm", "none"] = "none",
     combine: Literal["mean", "sum"] = "mean",
 ) -> FloatCodec:
-    grids = {name: chunk_grid(shape, chunk_size=64, topk=topk) for name, shape in shapes.items()}
-    return FloatCodec(grids, decay=0.9, transform=transform, combine=combine, equalise=equalise)
+    grids = {name: chunk_grid(shape, chunk_size=64, topk=topk, transform=transform) for name, shape in shapes.items()}
+    return FloatCodec(grids, decay=0.9, combine=combine, equalise=equalise)
 
 
 def random_gradients(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
