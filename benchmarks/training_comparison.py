@@ -33,7 +33,7 @@ import fcntl
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ TUNING_SEED = 1000
 GRIDS: dict[str, tuple[float, ...]] = {
     "dct": (0.5e-3, 1e-3, 2e-3),
     "dct, fp32": (0.5e-3, 1e-3, 2e-3),
-    "no transform": (4e-3, 8e-3, 16e-3),
+    "no transform": (2e-3, 4e-3, 8e-3),
     "sign": (0.5e-3, 1e-3, 2e-3),
     "adamw": (1e-3, 2e-3, 4e-3),
 }
@@ -168,16 +168,24 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "standard_error": error}
 
 
-def compare(study: Study, variants: Sequence[Variant], seeds: Sequence[int], *, tunes: bool) -> dict[str, Any]:
-    """Tune, train, and return the families' and the variants' part of the report."""
+def tune_families(study: Study, variants: Sequence[Variant], chosen: set[str], *, tunes: bool) -> dict[str, Any]:
+    """Return the families' part of the report: each is tuned with the first of its variants, compared or not."""
     families: dict[str, Any] = {}
-    results: dict[str, Any] = {}
     for variant in variants:
-        if variant.family not in families:
+        if variant.family in chosen and variant.family not in families:
             grid = GRIDS[variant.family]
             tried = tune(lambda peak, v=variant: study.outcome(v, peak, TUNING_SEED).loss, grid) if tunes else []
             best = min(tried, key=lambda entry: entry[1])[0] if tried else grid[len(grid) // 2]
             families[variant.family] = {"learning_rate": best, "tuning": tried}
+    return families
+
+
+def compare(
+    study: Study, variants: Sequence[Variant], families: Mapping[str, Any], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Train, and return the variants' part of the report."""
+    results: dict[str, Any] = {}
+    for variant in variants:
         peak = families[variant.family]["learning_rate"]
         outcomes = {seed: study.outcome(variant, peak, seed) for seed in seeds}
         losses = {seed: outcome.loss for seed, outcome in outcomes.items()}
@@ -191,7 +199,7 @@ def compare(study: Study, variants: Sequence[Variant], seeds: Sequence[int], *, 
         if "default" in results:
             differences = [losses[seed] - results["default"]["losses"][seed] for seed in seeds]
             results[variant.name]["over_default"] = spread(differences)
-    return {"families": families, "variants": results}
+    return results
 
 
 def show(report: dict[str, Any]) -> None:
@@ -235,10 +243,11 @@ def main() -> None:
         parser.error(f"unknown variants {sorted(unknown)}; there are {[variant.name for variant in variants]}")
     chosen = [variant for variant in variants if not options.variants or variant.name in options.variants]
     study = Study(setting, Text(setting, options.cache), Ledger(None if options.quick else options.runs))
-    report = compare(study, chosen, options.seeds[:1] if options.quick else options.seeds, tunes=not options.quick)
+    families = tune_families(study, variants, {variant.family for variant in chosen}, tunes=not options.quick)
+    results = compare(study, chosen, families, options.seeds[:1] if options.quick else options.seeds)
     parameters = sum(p.numel() for p in build_llama(hparams.llama, 0).parameters())
-    report = {"setting": {**sizes(setting), "parameters": parameters}, **report}
-    for got in report["variants"].values():
+    report = {"setting": {**sizes(setting), "parameters": parameters}, "families": families, "variants": results}
+    for got in results.values():
         got["times_smaller"] = FP32_BYTES * parameters / got["payload_bytes"]
     show(report)
     if options.json:
