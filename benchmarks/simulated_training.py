@@ -18,9 +18,10 @@ from benchmarks.float_codec import FloatCodec
 from benchmarks.reference import ReferenceCodec, ReferencePayload
 from templar_pl import LlamaModule
 from templar_pl.compression import MomentumCodec, decode_body, encode_body
-from templar_pl.config import CompressionConfig, HParams, PagesConfig, ScheduleConfig
+from templar_pl.config import CompressionConfig, PagesConfig, ScheduleConfig
 from templar_pl.data import PageSet, ensure_embedded, load_tokenizer, open_page_set, pack_pages
 from templar_pl.data.embedded import TEXT_COLUMN
+from templar_pl.hparams import HParams
 from templar_pl.protocol.pages import next_pages
 from templar_pl.protocol.schedule import learning_rate_at
 from templar_pl.training.optimizer import DecoupledSGD

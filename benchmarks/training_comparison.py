@@ -43,7 +43,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))  # run as a script, its folder is on the path, not its parent
 
 from benchmarks.simulated_training import FP32_BYTES, Outcome, Setting, Text, Variant, train
-from templar_pl.config import CompressionConfig, load_hparams
+from templar_pl.config import CompressionConfig
+from templar_pl.hparams import load_hparams
 from templar_pl.training.module import build_llama
 
 ROOT = Path(__file__).parent.parent
