@@ -18,6 +18,9 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 FOLDER = Path(__file__).parent
+NEAR, LINE = 1.3, 0.0125
+"""Sizes within this factor of each other have their names in one column, in lines this many nats apart."""
+
 MARKERS = {"dct": "o", "dct, fp32": "s", "no transform": "^", "sign": "D", "adamw": "*"}
 LABELS = {
     "dct": "DCT, rounded values",
@@ -40,15 +43,28 @@ def draw(report: dict[str, Any]) -> None:
         errors = [got["standard_error"] or 0.0 for got in variants.values()]
         style: dict[str, Any] = {"fmt": MARKERS[family], "color": color, "label": LABELS[family], "markersize": 7}
         axes.errorbar(sizes, means, errors, capsize=3, **style)
-        for name, got in variants.items():
+        for got in variants.values():
             losses = list(got["losses"].values())
             axes.scatter([got["payload_bytes"]] * len(losses), losses, s=5, color=color, alpha=0.6)
-            offset = (7, -3)
-            axes.annotate(name, (got["payload_bytes"], got["mean"]), offset, textcoords="offset points", fontsize=7)
-    axes.set(xscale="log", xlabel="bytes a peer and window", ylabel="held-out loss (nats per byte token)")
+    for name, (place, height) in label_places(report["variants"]).items():
+        axes.text(place, height, name, fontsize=7, va="center")
+    axes.set(
+        xscale="log", xlim=(4e3, 5e6), xlabel="bytes a peer and window", ylabel="held-out loss (nats per byte token)"
+    )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(FOLDER / "compression.png", dpi=110)
+
+
+def label_places(variants: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return where the name of each variant goes: right of all points of about its size, one above another."""
+    places: dict[str, tuple[float, float]] = {}
+    for name, got in sorted(variants.items(), key=lambda item: item[1]["mean"]):
+        sizes = {n: v["payload_bytes"] for n, v in variants.items()}
+        alike = {n for n, size in sizes.items() if 1 / NEAR < size / sizes[name] < NEAR}
+        taken = [places[other][1] + LINE for other in alike & places.keys()]
+        places[name] = (1.1 * max(sizes[n] for n in alike), max([got["mean"], *taken]))
+    return places
 
 
 if __name__ == "__main__":
