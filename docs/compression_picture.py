@@ -2,7 +2,7 @@
 
     python docs/compression_picture.py OUT.JSON     # of benchmarks/training_comparison.py --json OUT.JSON
 
-Held-out loss over the bytes a peer sends in a window, both with all seeds: left and low is good.
+Held-out loss over the bytes a peer sends in a window, with its standard error: left and low is good.
 """
 
 from __future__ import annotations
@@ -18,56 +18,44 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 FOLDER = Path(__file__).parent
-NEAR, LINE = 1.3, 0.0125
-"""Sizes within this factor of each other have their names in one column, in lines this many nats apart."""
-
-MARKERS = {"dct": "o", "dct, fp32": "s", "no transform": "^", "sign": "D", "adamw": "*"}
-LABELS = {
-    "dct": "DCT, rounded values",
-    "dct, fp32": "DCT, fp32 values",
-    "no transform": "no transform",
-    "sign": "sign of the dense mean",
-    "adamw": "AdamW, dense mean",
+GROUPS: dict[str, tuple[str, str, dict[str, tuple[int, int]]]] = {
+    "DCT": (
+        "o",
+        "#0072B2",
+        {"default": (-2, -20), "2-bit": (-6, 14), "3-bit": (8, -3), "8-bit": (8, -3), "fp32": (8, -3)},
+    ),
+    "DCT, twice as many coefficients": ("s", "#D55E00", {"k = 64": (8, -3)}),
+    "no transform": (
+        "^",
+        "#009E73",
+        {"no transform": (8, -3), "no transform, 8-bit": (8, -3), "no transform, fp32": (8, -3)},
+    ),
+    "published scheme": ("D", "#CC79A7", {"published scheme": (8, -3)}),
+    "no compression": ("*", "#000000", {"sign": (-30, 8), "adamw": (-42, -14)}),
 }
+"""Label of a group -> marker, colour (Okabe and Ito's, safe for the colour-blind), where its variants' names go."""
 
 
-def draw(report: dict[str, Any]) -> None:
-    """Draw one point with its standard error for each variant, and its seeds as small dots."""
-    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
-    families = list(report["families"])
-    for family in families:
-        variants = {n: got for n, got in report["variants"].items() if got["family"] == family}
-        color = f"C{families.index(family)}"
-        sizes = [got["payload_bytes"] for got in variants.values()]
-        means = [got["mean"] for got in variants.values()]
-        errors = [got["standard_error"] or 0.0 for got in variants.values()]
-        style: dict[str, Any] = {"fmt": MARKERS[family], "color": color, "label": LABELS[family], "markersize": 7}
-        axes.errorbar(sizes, means, errors, capsize=3, **style)
-        for got in variants.values():
-            losses = list(got["losses"].values())
-            axes.scatter([got["payload_bytes"]] * len(losses), losses, s=5, color=color, alpha=0.6)
-    for name, (place, height) in label_places(report["variants"]).items():
-        axes.text(place, height, name, fontsize=7, va="center")
-    axes.set(
-        xscale="log", xlim=(4e3, 5e6), xlabel="bytes a peer and window", ylabel="held-out loss (nats per byte token)"
-    )
+def draw(variants: dict[str, Any]) -> None:
+    """Draw one point for each variant of the groups."""
+    figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    for label, (marker, color, places) in GROUPS.items():
+        shown = {name: variants[name] for name in places}
+        sizes = [got["payload_bytes"] for got in shown.values()]
+        means = [got["mean"] for got in shown.values()]
+        errors = [got["standard_error"] or 0.0 for got in shown.values()]
+        axes.errorbar(sizes, means, errors, fmt=marker, color=color, label=label, markersize=7, capsize=3)
+        for (name, got), place in zip(shown.items(), places.values(), strict=True):
+            text = "1-bit" if name == "no transform" else name.removeprefix("no transform, ")
+            point = (got["payload_bytes"], got["mean"])
+            axes.annotate(text, point, xytext=place, textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel="bytes a peer and window", ylabel="held-out loss (nats per byte token)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(FOLDER / "compression.png", dpi=110)
 
 
-def label_places(variants: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return where the name of each variant goes: right of all points of about its size, one above another."""
-    places: dict[str, tuple[float, float]] = {}
-    for name, got in sorted(variants.items(), key=lambda item: item[1]["mean"]):
-        sizes = {n: v["payload_bytes"] for n, v in variants.items()}
-        alike = {n for n, size in sizes.items() if 1 / NEAR < size / sizes[name] < NEAR}
-        taken = [places[other][1] + LINE for other in alike & places.keys()]
-        places[name] = (1.1 * max(sizes[n] for n in alike), max([got["mean"], *taken]))
-    return places
-
-
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    draw(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    draw(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["variants"])
