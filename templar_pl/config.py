@@ -14,7 +14,7 @@ MAX_CHUNK_SIZE = 64  # the exact update needs 64 * 1023 * 256 < 2**24 (docs/desi
 MAX_PEERS = 512  # 512 * 2**15 == 2**24: the most payloads whose sum is exact in fp32
 
 
-def _check(numbers: object, **ranges: tuple[float, float]) -> None:
+def check_ranges(numbers: object, **ranges: tuple[float, float]) -> None:
     """Refuse a field outside its range, or with a fraction where the default has none. Raises `ConfigError`."""
     for name, (low, high) in ranges.items():
         value, is_whole = getattr(numbers, name), isinstance(getattr(type(numbers), name), int)
@@ -49,7 +49,7 @@ class LlamaConfig:
     """Longest sequence the positions are made for, in tokens; 1..2**20."""
 
     def __post_init__(self) -> None:
-        _check(
+        check_ranges(
             self,
             vocab_size=(1, 2**20),
             hidden_size=(1, 65_536),
@@ -58,7 +58,7 @@ class LlamaConfig:
             intermediate_size=(1, 262_144),
             max_position_embeddings=(1, 2**20),
         )
-        _check(self, num_key_value_heads=(1, self.num_attention_heads))
+        check_ranges(self, num_key_value_heads=(1, self.num_attention_heads))
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ConfigError(
                 f"hidden_size must be a multiple of 2 * num_attention_heads ({2 * self.num_attention_heads}), "
@@ -90,7 +90,7 @@ class PagesConfig:
     def __post_init__(self) -> None:
         if not self.tokenizer_name:
             raise ConfigError("tokenizer_name must be `bytes`, a name or a folder, got an empty string")
-        _check(self, sequence_length=(2, 2**20), pages_per_window=(1, 65_536), batch_size=(1, 65_536))
+        check_ranges(self, sequence_length=(2, 2**20), pages_per_window=(1, 65_536), batch_size=(1, 65_536))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,10 +127,10 @@ class CompressionConfig:
     them; beyond that up to 10 milliseconds."""
 
     def __post_init__(self) -> None:
-        _check(self, chunk_size=(1, MAX_CHUNK_SIZE), momentum_decay=(0, 1))
+        check_ranges(self, chunk_size=(1, MAX_CHUNK_SIZE), momentum_decay=(0, 1))
         # 1 and 1.0 are one number, and must be one run.
         object.__setattr__(self, "momentum_decay", float(self.momentum_decay))
-        _check(self, topk=(1, self.chunk_size**2))
+        check_ranges(self, topk=(1, self.chunk_size**2))
         if self.combine not in ("mean", "sum"):
             raise ConfigError(f"combine must be mean or sum, got {self.combine!r}")
         if self.equalise not in ("norm", "clip", "none"):
@@ -163,7 +163,7 @@ class ScheduleConfig:
     """Share of lr * parameter that each window takes off; 0..1."""
 
     def __post_init__(self) -> None:
-        _check(
+        check_ranges(
             self,
             learning_rate=(1e-9, 1),
             warmup_steps=(0, 10**6),
@@ -193,7 +193,7 @@ class WindowConfig:
     """Windows between two checkpoints; 1..10**9."""
 
     def __post_init__(self) -> None:
-        _check(
+        check_ranges(
             self,
             blocks_per_window=(1, 10**6),
             time_window_delta_seconds=(0, 3600),
@@ -229,10 +229,10 @@ class PeersConfig:
     """Silent windows after which a peer's score starts anew; 1..10**6."""
 
     def __post_init__(self) -> None:
-        _check(self, max_topk_peers=(1, MAX_PEERS))
-        _check(self, minimum_peers=(1, self.max_topk_peers))
-        _check(self, peers_to_replace=(0, self.max_topk_peers))
-        _check(
+        check_ranges(self, max_topk_peers=(1, MAX_PEERS))
+        check_ranges(self, minimum_peers=(1, self.max_topk_peers))
+        check_ranges(self, peers_to_replace=(0, self.max_topk_peers))
+        check_ranges(
             self,
             peer_replacement_frequency=(1, 10**6),
             peer_list_window_margin=(0, 10**6),
@@ -276,7 +276,7 @@ class ScoringConfig:
     """Uncertainty added to a rating by each match; 0..10**6."""
 
     def __post_init__(self) -> None:
-        _check(
+        check_ranges(
             self,
             validator_offset=(1, 1000),
             windows_per_weights=(1, 10**6),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from templar_pl.errors import ConfigError
+from templar_pl.config import check_ranges
 
 MIB = 2**20
 MIN_PART_BYTES = 5 * MIB  # S3 takes no smaller part but the last
@@ -44,17 +44,15 @@ class R2Options:
     """Parts of one large object that travel at the same time, each held in memory; 1..max_connections."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("connect_timeout_s", 0.1, 60),
-            ("read_timeout_s", 0.1, 300),
-            ("request_timeout_s", 0.1, 3600),
-            ("retry_for_s", 0, 3600),
-            ("retry_pause_s", 0.01, 60),
-            ("max_connections", 1, 1024),
-            ("multipart_bytes", MIN_PART_BYTES, 5 * 1024 * MIB),
-            ("part_bytes", MIN_PART_BYTES, 1024 * MIB),
-            ("parallel_parts", 1, self.max_connections),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} must be in {low}..{high}, got {value!r}")
+        check_ranges(
+            self,
+            connect_timeout_s=(0.1, 60),
+            read_timeout_s=(0.1, 300),
+            request_timeout_s=(0.1, 3600),
+            retry_for_s=(0, 3600),
+            retry_pause_s=(0.01, 60),
+            max_connections=(1, 1024),
+            multipart_bytes=(MIN_PART_BYTES, 5 * 1024 * MIB),
+            part_bytes=(MIN_PART_BYTES, 1024 * MIB),
+        )
+        check_ranges(self, parallel_parts=(1, self.max_connections))

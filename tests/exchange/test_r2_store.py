@@ -268,7 +268,14 @@ def test_without_another_endpoint_an_account_has_its_own_on_r2() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"part_bytes": 1}, {"retry_for_s": -1}, {"parallel_parts": 99}, {"max_connections": 0}, {"read_timeout_s": 0}],
+    [
+        {"part_bytes": 1},
+        {"retry_for_s": -1},
+        {"parallel_parts": 99},
+        {"max_connections": 0},
+        {"max_connections": 1.5},
+        {"read_timeout_s": 0},
+    ],
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

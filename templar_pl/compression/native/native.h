@@ -1,4 +1,4 @@
-/* What Python hands over. `library.py` mirrors these structures field by field; `native_abi` guards their sizes.
+/* What Python hands over. `native_library.py` mirrors these structures field by field; `native_abi` guards their sizes.
  *
  * Nothing here is global: whoever calls owns all memory. Every function may run in several threads at once on one
  * job; they share the work through `next`.
