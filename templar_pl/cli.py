@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
-import re
+import os
 import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from templar_pl.chain import LocalChainConfig
 from templar_pl.command_line import EXIT_SETTINGS, EXIT_SIGTERM, EXIT_STOPPED, hparams_files, say_error
 from templar_pl.config import MAX_PEERS
 from templar_pl.errors import ConfigError, TemplarError
+from templar_pl.exchange import R2Buckets, R2Options, credentials_from
 from templar_pl.hparams import SECTIONS, HParams, load_hparams
+from templar_pl.node_config import StoreConfig, WalletConfig
 from templar_pl.training import (
     LlamaModule,
     LocalNetwork,
@@ -43,32 +46,6 @@ from templar_pl.training import (
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreConfig:
-    """Where buckets, checkpoints and metrics of local runs are."""
-
-    root: str = "runs"
-    """Folder of all runs; made on first use. Nodes that name the same folder find each other."""
-
-    run: str = "local"
-    """Name of the run: 1 to 48 of a-z, 0-9, dot, dash and underscore, no sign first. The digest of its numbers is
-    added, so that other numbers make another run."""
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,47}", self.run):
-            raise ConfigError(
-                f"run must be 1 to 48 of a-z, 0-9, dot, dash and underscore, no sign first, got {self.run!r}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WalletConfig:
-    """Which key this node signs with."""
-
-    hotkey: str = "miner"
-    """Name of the hotkey; each node of a run has its own. Made on first use on a local chain."""
 
 
 class TemplarCLI(LightningCLI):
@@ -117,6 +94,7 @@ class TemplarCLI(LightningCLI):
             run=f"{store.run}-{hparams.digest().hex()[:8]}",
             hotkey=self._setting("wallet").hotkey,
             chain=self._setting("chain"),
+            r2=self._r2() if store.kind == "r2" else None,
         )
         self._refuse_absent_checkpoint(network)
         if given["strategy"] == "templar":
@@ -154,8 +132,13 @@ class TemplarCLI(LightningCLI):
         # What all nodes share comes from the group `window`.
         parser.add_class_arguments(LocalChainConfig, "chain", skip={"blocks_per_window", "delta_s"})
         parser.add_class_arguments(StoreConfig, "store")
+        parser.add_class_arguments(R2Options, "r2")
         parser.add_class_arguments(WalletConfig, "wallet")
         parser.add_class_arguments(RecoveryConfig, "recovery")
+
+    def _r2(self) -> R2Buckets:
+        # The keys are read at the moment of use, so that no setting and no checkpoint ever holds them.
+        return R2Buckets(partial(credentials_from, os.environ), self._setting("r2"))
 
     def _hparams(self) -> HParams:
         hparams = HParams(**{section: self._setting(section) for section in SECTIONS})

@@ -141,7 +141,10 @@ def test_every_config_of_the_project_loads(capsys: pytest.CaptureFixture[str]) -
         (["--data.page_set.folder=nowhere"], "nowhere"),
         (["--wallet.hotkey=../alice"], "hotkey"),
         (["--config=absent.yaml"], "absent.yaml"),
-        (["--store.run=Bad Name"], "run must be 1 to 48 of a-z"),
+        (["--store.run=Bad Name"], "run must be 1 to 40 of a-z"),
+        (["--store.kind=r3"], "kind"),
+        (["--store.kind=r2"], "set TEMPLAR_R2_ACCOUNT_ID"),
+        (["--r2.retry_for_s=-1"], "retry_for_s must be in 0..3600, got -1"),
     ],
 )
 def test_a_wrong_value_says_what_is_allowed_and_stops_before_the_first_window(

@@ -56,6 +56,10 @@ class R2Buckets:
         keys = f"{names.WRITE_KEY_ID} and {names.WRITE_SECRET}"
         return R2Bucket(self._requests(own.address, own.write_key, own, keys))
 
+    def own_address(self) -> str:
+        """Return the 128 characters that tell others where the own bucket is and let them read it."""
+        return self._credentials().address.to_text()
+
     def own_as_read(self) -> R2Reader:
         """Return the bucket of this node as others see it, with the published key."""
         own = self._credentials()

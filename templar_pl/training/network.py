@@ -10,8 +10,8 @@ from typing import IO, Protocol
 
 from templar_pl.chain import Chain, LeasedAgreement, LocalChain, LocalChainConfig, load_or_create_hotkey, verify
 from templar_pl.config import WindowConfig
-from templar_pl.errors import ChainError, ConfigError
-from templar_pl.exchange import Buckets, LocalBuckets
+from templar_pl.errors import ChainError, ConfigError, StoreError
+from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.units import Block, Hotkey, Uid, Window
 
@@ -60,31 +60,39 @@ class Network(Protocol):
             window: length of a window and its exchange.
 
         Raises:
-            ConfigError: the chain belongs to a run with other settings.
+            ConfigError: the chain belongs to a run with other settings, or a key of the own bucket is not set.
             ChainError: the chain cannot be reached.
+            StoreError: the own bucket cannot be reached.
         """
         ...
 
 
 class LocalNetwork:
-    """Several processes of one machine: a chain in one file and a bucket per hotkey in one folder.
+    """Several processes of one machine: a chain in one file, and buckets in one folder or on an S3 store.
 
-    Processes that name the same root and run find each other; each needs a hotkey name of its own.
+    Processes that name the same root and run find each other; each needs a hotkey name of its own, and on an S3 store a
+    bucket of its own.
     """
 
     def __init__(
-        self, root: str = "runs", run: str = "local", hotkey: str = "miner", chain: LocalChainConfig | None = None
+        self,
+        root: str = "runs",
+        run: str = "local",
+        hotkey: str = "miner",
+        chain: LocalChainConfig | None = None,
+        r2: R2Buckets | None = None,
     ) -> None:
         """Store where things are.
 
         Args:
             root: folder of all runs; made on first use.
-            run: name of the run; 1 to 64 of a-z, 0-9, dot, dash and underscore.
+            run: name of the run; 1 to 64 of a-z, 0-9, dot, dash and underscore, on an S3 store 1 to 50.
             hotkey: name of this node's key; made on first use in `root/hotkeys`.
             chain: pace and leases of the local chain.
+            r2: the buckets of the run; folders below `root` if None.
         """
         self._root, self._run, self._hotkey = Path(root), run, hotkey
-        self._config = chain or LocalChainConfig()
+        self._config, self._r2 = chain or LocalChainConfig(), r2
 
     @property
     def node_dir(self) -> Path:
@@ -96,7 +104,7 @@ class LocalNetwork:
         lock = self._lock()
         try:
             return self._connect(digest, window, lock)
-        except (ConfigError, ChainError):
+        except (ConfigError, ChainError, StoreError):
             lock.close()
             raise
 
@@ -108,14 +116,18 @@ class LocalNetwork:
         _refuse_late_uploads(config)
         chain = LocalChain(self._root / self._run / "chain.sqlite", signer, config, run=digest.hex())
         chain.open()
-        uid = chain.register()
-        chain.commit(signer.hotkey)
+        try:
+            run, address, buckets = self._store(chain, signer.hotkey)
+            uid = chain.register()
+            chain.commit(address)
+        except (ConfigError, ChainError, StoreError):
+            chain.close()
+            raise
         return Connection(
-            run=self._run,
+            run=run,
             chain=chain,
             agreement=chain.agreement,
-            # Payloads of a chain that was deleted must not pass for those of the one that took its place.
-            buckets=LocalBuckets(self._root / self._run / f"store-{_birth_ms(chain)}", signer.hotkey),
+            buckets=buckets,
             signer=signer,
             verify=verify,
             hotkey=signer.hotkey,
@@ -123,6 +135,18 @@ class LocalNetwork:
             start_window=Window(0),
             lock=lock,
         )
+
+    def _store(self, chain: LocalChain, hotkey: Hotkey) -> tuple[str, str, Buckets]:
+        """Return the first part of every key, the address of the own bucket, and all buckets.
+
+        Payloads of a chain that was deleted must not pass for those of the one that took its place: the time of birth
+        tells them apart.
+        """
+        birth_ms = int(1000 * chain.timestamp(Block(0)))
+        if self._r2 is None:
+            return self._run, hotkey, LocalBuckets(self._root / self._run / f"store-{birth_ms}", hotkey)
+        self._r2.own().check()
+        return f"{self._run}-{birth_ms}", self._r2.own_address(), self._r2
 
     def _lock(self) -> IO[str]:
         self.node_dir.mkdir(parents=True, exist_ok=True)
@@ -145,7 +169,3 @@ def _refuse_late_uploads(config: LocalChainConfig) -> None:
             f"time_window_delta_seconds must be below the length of a window, {window_s:g} s, got {config.delta_s:g}: "
             "a node would wait for payloads of one window beyond the end of the next"
         )
-
-
-def _birth_ms(chain: LocalChain) -> int:
-    return int(1000 * chain.timestamp(Block(0)))

@@ -255,8 +255,8 @@ class WindowRun:
             threading.Event().wait(min(left, SLICE_S))
 
     def _register(self, uids: Collection[Uid]) -> Mapping[Uid, Peer]:
-        """Return the register as read at the start of the window, or anew if it lacks one of `uids`."""
-        if not self._peers.keys() >= set(uids):
+        """Return the register as read at the start of the window, or anew if it lacks one of `uids` or its address."""
+        if any(uid not in self._peers or not self._peers[uid].address for uid in uids):
             before = self.phases.phase
             self.phases.enter(Phase.PEER_UPDATE)
             self._peers = self._ask(self.connection.chain.peers)

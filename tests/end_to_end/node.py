@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,20 @@ TINY = (
 class Node:
     """One `python -m templar_pl` in a folder; its output goes to a file there."""
 
-    def __init__(self, folder: Path, name: str, arguments: Sequence[str], command: str = "fit") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        arguments: Sequence[str],
+        command: str = "fit",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder, self.name = folder, name
         self.log = folder / f"{name}.{time.monotonic_ns()}.log"
         line = [sys.executable, "-m", "templar_pl", command, "--config", str(ROOT / "configs" / "miner.yaml")]
         if command == "fit":
             line += TINY
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | dict(variables or {})
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*line, f"--wallet.hotkey={name}", *arguments],
