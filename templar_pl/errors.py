@@ -20,7 +20,14 @@ class StoreError(TemplarError):
 
 
 class ObjectMissingError(StoreError):
-    """The store answered that there is no object under this key."""
+    """The store answered that there is no object under this key.
+
+    `answered_at` is the store's own time when it said so: UTC seconds, None if it did not tell.
+    """
+
+    def __init__(self, message: str, *, answered_at: float | None = None) -> None:
+        super().__init__(message)
+        self.answered_at = answered_at
 
 
 class ChainError(TemplarError):

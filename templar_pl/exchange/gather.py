@@ -2,13 +2,15 @@
 
 A peer is asked in three steps: HEAD says whether its object is there, of the right size and landed in time; GET
 brings it, once; `decode` turns it into a value, in the caller's thread, while other peers are still downloading. An
-object that is not there yet is asked for again, with growing pauses, and so is a store that failed.
+object that is not there yet is asked for again, with growing pauses, and so is a store that failed. It is asked for no
+more once the store's own clock says that it would be late now.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import threading
 import time
 from collections import deque
@@ -21,6 +23,10 @@ from templar_pl.exchange.store import BucketReader, ObjectInfo, retry_delay_s
 from templar_pl.units import Uid, Window
 
 T = TypeVar("T")
+
+CLOCK_SLACK_S = 1.0
+"""Seconds after the end of uploads for which an object is still waited for: stores tell their time and stamp objects in
+whole seconds, and an object may appear a little after the moment it is stamped with."""
 
 Interval = tuple[float, float]
 """(time_min, time_max): UTC seconds, by the store's clock, between which an object must have been written."""
@@ -75,7 +81,9 @@ def gather(
     Args:
         requests: what to fetch, by uid.
         decode: turns the bytes of a peer into a value, or raises `PayloadError`.
-        interval: when the objects must have been written, or None if that is settled otherwise.
+        interval: when the objects must have been written, or None if that is settled otherwise. What is missing, or
+            was written too early (its owner may write it again), is asked for until the store's clock is past the end
+            by `CLOCK_SLACK_S`; until the deadline without an interval, or if the store does not tell its time.
         deadline: in seconds of `time.monotonic()`.
         poll_s: seconds between two questions to one peer at least; above 0. A peer that could only be asked again
             after the deadline is skipped at once.
@@ -109,6 +117,16 @@ def gather(
 
 
 _Answer = bytes | PayloadError | StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class _NotYet:
+    """What is not there may still come."""
+
+    fault: Fault
+    reason: str
+    answered_at: float | None
+    """UTC seconds by the store's clock; None if it does not tell."""
 
 
 class _Downloads:
@@ -191,19 +209,28 @@ class _Downloads:
             return
         try:
             answer = self._fetch(bucket, self._requests[uid])
-        except ObjectMissingError as error:
-            self._ask_later(uid, _refusal(self._requests[uid], Fault.MISSING, str(error)))
         except StoreError as error:
             self._ask_later(uid, error)
         except PayloadError as error:
             self._settle(uid, error.with_traceback(None))  # the frames hold the bytes
         else:
-            self._settle(uid, answer)
+            if isinstance(answer, _NotYet):
+                self._wait_for(uid, answer)
+            else:
+                self._settle(uid, answer)
 
-    def _fetch(self, bucket: BucketReader, request: Request) -> bytes:
-        """Make one try. Raises `PayloadError` for what no later try can mend, `StoreError` for the rest."""
-        _check_info(bucket.head(request.key), request, self._interval)
-        data = bucket.get(request.key, max_bytes=request.size)
+    def _fetch(self, bucket: BucketReader, request: Request) -> bytes | _NotYet:
+        """Make one try. Raises `PayloadError` for what no later try can mend, `StoreError` if the store failed."""
+        try:
+            info = bucket.head(request.key)
+            # What an early object holds is of no interest: it must be another to be accepted.
+            if self._interval is not None and (early_s := self._interval[0] - info.modified) > 0:
+                reason = f"written {early_s:.3f} s before uploads were accepted"
+                return _NotYet(Fault.EARLY, reason, info.answered_at)
+            _check_info(info, request, self._interval)
+            data = bucket.get(request.key, max_bytes=request.size)
+        except ObjectMissingError as error:
+            return _NotYet(Fault.MISSING, str(error), error.answered_at)
         with self._changed:
             self.bytes_down += len(data)
         if len(data) != request.size:
@@ -221,14 +248,32 @@ class _Downloads:
                 self._last[uid] = answer
             self._changed.notify_all()
 
-    def _ask_later(self, uid: Uid, error: PayloadError | StoreError) -> None:
-        """File a peer for another try, or settle it if that would be after the deadline."""
+    def _wait_for(self, uid: Uid, answer: _NotYet) -> None:
+        """File a peer for another try, or settle it if whatever came now would be late."""
+        left_s = math.inf
+        if self._interval is not None and answer.answered_at is not None:
+            left_s = self._interval[1] + CLOCK_SLACK_S - answer.answered_at
+        if left_s >= 0:
+            self._ask_later(uid, _refusal(self._requests[uid], answer.fault, answer.reason), within_s=left_s)
+            return
+        ended = f"by the store's clock, uploads ended {CLOCK_SLACK_S - left_s:.3f} s before"
+        self._settle(uid, _refusal(self._requests[uid], answer.fault, f"{answer.reason}; {ended}"))
+
+    def _ask_later(self, uid: Uid, error: PayloadError | StoreError, *, within_s: float = math.inf) -> None:
+        """File a peer for another try, or settle it if that would be after the deadline.
+
+        Args:
+            uid: the peer.
+            error: what is recorded if nothing better comes.
+            within_s: seconds to pause at most, if that is not below `poll_s`.
+        """
         now = time.monotonic()
         with self._changed:
             self._last[uid] = error.with_traceback(None)
             self._tries[uid] += 1
             # Pauses that grow shrink again towards the deadline, or the last one would waste what is left.
-            delay = min(retry_delay_s(self._tries[uid], self._poll_s), max(self._poll_s, (self._deadline - now) / 2))
+            longest = max(self._poll_s, min((self._deadline - now) / 2, within_s))
+            delay = min(retry_delay_s(self._tries[uid], self._poll_s), longest)
             if now + delay < self._deadline:
                 heapq.heappush(self._due, (now + delay, uid))
                 self._changed.notify_all()
@@ -240,13 +285,8 @@ def _check_info(info: ObjectInfo, request: Request, interval: Interval | None) -
     """Refuse an object for what HEAD says. Raises `PayloadError`."""
     if info.size != request.size:
         raise _refusal(request, Fault.SIZE, f"the object has {info.size} bytes, must have {request.size}")
-    if interval is None:
-        return
-    time_min, time_max = interval
-    if info.modified < time_min:
-        raise _refusal(request, Fault.EARLY, f"written {time_min - info.modified:.3f} s before uploads were accepted")
-    if info.modified > time_max:
-        raise _refusal(request, Fault.LATE, f"written {info.modified - time_max:.3f} s after uploads were accepted")
+    if interval is not None and (late_s := info.modified - interval[1]) > 0:
+        raise _refusal(request, Fault.LATE, f"written {late_s:.3f} s after uploads were accepted")
 
 
 def _refusal(request: Request, fault: Fault, reason: str) -> PayloadError:

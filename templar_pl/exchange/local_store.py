@@ -185,8 +185,8 @@ def _info(path: Path, status: os.stat_result) -> ObjectInfo:
     if stat.S_ISLNK(status.st_mode):
         raise StoreError(f"{path} is a symbolic link; links are not followed inside a bucket")
     if not stat.S_ISREG(status.st_mode):
-        raise ObjectMissingError(f"no object at {path}")
-    return ObjectInfo(status.st_size, status.st_mtime_ns / 1e9)
+        raise ObjectMissingError(f"no object at {path}", answered_at=time.time())
+    return ObjectInfo(status.st_size, status.st_mtime_ns / 1e9, time.time())
 
 
 def _open(path: Path) -> FileIO:
@@ -278,7 +278,8 @@ def _sweep(incoming: Path) -> None:
 @contextmanager
 def _missing_told(path: Path) -> Iterator[None]:
     """Tell an absent file from every other failure."""
+    asked_at = time.time()  # not later: the file may come between the look and the answer
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise ObjectMissingError(f"no object at {path}") from error
+        raise ObjectMissingError(f"no object at {path}", answered_at=asked_at) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -88,6 +89,17 @@ def status_of(error: ClientError) -> int:
     return _dict(error.response, "ResponseMetadata").get("HTTPStatusCode", 0)
 
 
+def answered_at(answer: dict[str, Any]) -> float | None:
+    """Return the store's time, in UTC seconds, when it gave an answer; whole seconds. None if it does not say."""
+    headers = _dict(_dict(answer, "ResponseMetadata"), "HTTPHeaders")
+    try:
+        date = parsedate_to_datetime(headers["date"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    # A date that knows no time zone would be taken for one of this machine's.
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+
+
 def code_of(error: ClientError) -> str:
     """Return the store's word for what is wrong. Answers to HEAD have no body: there it is the status."""
     return str(_dict(error.response, "Error").get("Code", ""))[:100]
@@ -96,9 +108,11 @@ def code_of(error: ClientError) -> str:
 def _refused(error: ClientError, what: str, place: Place) -> StoreError:
     status, code = status_of(error), code_of(error)
     if code == "NoSuchBucket":
-        return ObjectMissingError(f"{what}: there is no such bucket. Create it, or check {place.account}")
+        reason = f"there is no such bucket. Create it, or check {place.account}"
+        return ObjectMissingError(f"{what}: {reason}", answered_at=answered_at(error.response))
     if code == "NoSuchKey" or status == 404:
-        return ObjectMissingError(f"{what}: there is no such object{'' if code == 'NoSuchKey' else ', or no bucket'}")
+        reason = f"there is no such object{'' if code == 'NoSuchKey' else ', or no bucket'}"
+        return ObjectMissingError(f"{what}: {reason}", answered_at=answered_at(error.response))
     if code in _TRANSIENT_CODES or status in _TRANSIENT_STATUS:
         return TransientError(f"{what}: the store answered {status} {code}")
     return StoreError(f"{what}: {_remedy(error, place)}")
@@ -130,11 +144,10 @@ def _denied(code: str, place: Place) -> str:
 
 def _skew(error: ClientError) -> str:
     """Compare the two clocks."""
-    headers = _dict(_dict(error.response, "ResponseMetadata"), "HTTPHeaders")
-    try:
-        ahead_s = (datetime.now(UTC) - parsedate_to_datetime(headers["date"])).total_seconds()
-    except (KeyError, TypeError, ValueError):
+    stores_time = answered_at(error.response)
+    if stores_time is None:
         return "this machine's clock differs too much from the store's. Set it (NTP)"
+    ahead_s = time.time() - stores_time
     return f"this machine's clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the store's. Set it"
 
 

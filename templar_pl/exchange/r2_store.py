@@ -24,7 +24,7 @@ from templar_pl.exchange.credentials import AccessKey, BucketAddress, R2Credenti
 from templar_pl.exchange.download import open_download
 from templar_pl.exchange.large_objects import FileDigest, open_source, part_ranges
 from templar_pl.exchange.r2_client import Clients
-from templar_pl.exchange.r2_errors import Place, TransientError, refusal, status_of
+from templar_pl.exchange.r2_errors import Place, TransientError, answered_at, refusal, status_of
 from templar_pl.exchange.r2_options import MAX_PARTS, R2Options
 from templar_pl.exchange.r2_parts import get_parts, put_parts
 from templar_pl.exchange.r2_requests import Requests, TimedBody, read_body
@@ -102,7 +102,7 @@ class R2Reader:
         """Describe an object."""
         check_key(key)
         answer = self._head(key)
-        return ObjectInfo(answer["ContentLength"], answer["LastModified"].timestamp())
+        return ObjectInfo(answer["ContentLength"], answer["LastModified"].timestamp(), answered_at(answer))
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """Read a whole object of at most `max_bytes`."""

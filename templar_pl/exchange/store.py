@@ -33,12 +33,15 @@ class ObjectInfo:
     modified: float
     """UTC seconds at which the object was written, by the store's clock and as finely as the store keeps it."""
 
+    answered_at: float | None = None
+    """UTC seconds by the same clock when the store told this, to a second at worst; None if it does not tell."""
+
 
 class BucketReader(Protocol):
     """A bucket that may be read, such as another peer's."""
 
     def head(self, key: str) -> ObjectInfo:
-        """Describe an object. Raises `ObjectMissingError` if there is none."""
+        """Describe an object. Raises `ObjectMissingError`, with the store's time if it tells it, if there is none."""
         ...
 
     def get(self, key: str, *, max_bytes: int) -> bytes:

@@ -100,6 +100,24 @@ def test_what_is_absent_is_said_to_be_missing(open_buckets: Open) -> None:
             reader.get(key, max_bytes=10)
 
 
+def test_every_answer_about_an_object_tells_the_stores_time(open_buckets: Open) -> None:
+    mine = open_buckets("me").own()
+    mine.put("run/a.bin", b"one")
+    before = math.floor(time.time())  # some stores tell whole seconds
+
+    there = open_buckets("you").of("me").head("run/a.bin")
+    told = [there.answered_at]
+    for address, key in (("me", "run/b.bin"), ("me", "run"), ("nobody", "run/a.bin")):
+        reader = open_buckets("you").of(address)
+        for ask in (reader.head, lambda key, get=reader.get: get(key, max_bytes=10)):
+            with pytest.raises(ObjectMissingError) as caught:
+                ask(key)
+            told.append(caught.value.answered_at)
+
+    after = time.time()
+    assert all(moment is not None and before <= moment <= after for moment in told), told
+
+
 def test_an_object_larger_than_allowed_is_not_handed_over(open_buckets: Open) -> None:
     bucket = open_buckets("me").own()
     bucket.put("a", b"12345")

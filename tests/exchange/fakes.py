@@ -21,7 +21,7 @@ class MemoryDisk:
 
 class MemoryBuckets:
     def __init__(self, disk: MemoryDisk, address: str, clock: Callable[[], float] = time.time) -> None:
-        self._disk, self._own = disk, MemoryBucket(disk, address, clock)
+        self._disk, self._clock, self._own = disk, clock, MemoryBucket(disk, address, clock)
 
     def own(self) -> MemoryBucket:
         return self._own
@@ -29,7 +29,7 @@ class MemoryBuckets:
     def of(self, address: str) -> BucketReader:
         if not is_segment(address):
             raise StoreError(f"malformed address {address[:80]!r}")
-        return MemoryBucket(self._disk, address, time.time)
+        return MemoryBucket(self._disk, address, self._clock)
 
 
 class MemoryBucket:
@@ -38,7 +38,7 @@ class MemoryBucket:
 
     def head(self, key: str) -> ObjectInfo:
         data, modified = self._find(key)
-        return ObjectInfo(len(data), modified)
+        return ObjectInfo(len(data), modified, self._clock())
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         data, _ = self._find(key)
@@ -77,7 +77,7 @@ class MemoryBucket:
         check_key(key)
         with self._disk.lock:
             if key not in self._objects():
-                raise ObjectMissingError(f"no object {key}")
+                raise ObjectMissingError(f"no object {key}", answered_at=self._clock())
             return self._objects()[key]
 
 

@@ -165,6 +165,28 @@ def test_a_clock_that_differs_is_said_to_differ_by_how_much() -> None:
         bucket_at(log.url).put("a", b"")
 
 
+@pytest.mark.parametrize(
+    ("date", "answered_at"),
+    [
+        ("Sun, 22 Nov 2026 16:31:54 GMT", 1795365114.0),
+        ("Sun, 22 Nov 2026 16:31:54", 1795365114.0),
+        ("Sun, 22 Nov 2026 17:31:54 +0100", 1795365114.0),
+        ("yesterday", None),
+        ("Sun, 99 Nov 2026 16:31:54 GMT", None),
+        ("Sun, 22 Nov 99999999999999999999 16:31:54 GMT", None),
+        (None, None),
+    ],
+)
+def test_the_stores_time_is_taken_from_its_date_if_that_is_one(date: str | None, answered_at: float | None) -> None:
+    headers = {} if date is None else {"Date": date}
+    with proxy("", error(404, "NoSuchKey", headers)) as log:
+        bucket = bucket_at(log.url)
+        for call in (lambda: bucket.head("a"), lambda: bucket.get("a", max_bytes=1)):
+            with pytest.raises(ObjectMissingError) as caught:
+                call()
+            assert caught.value.answered_at == answered_at
+
+
 def test_a_missing_bucket_is_told_from_a_missing_object(upstream: str) -> None:
     mine, nobodys = bucket_at(upstream), node_buckets("nobody", upstream).own()
 
