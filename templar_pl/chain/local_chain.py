@@ -52,7 +52,7 @@ class LocalChain(LocalRegister):
             pace, lease_s = LockstepPace(config, self._time), config.lease_s
         else:
             pace, lease_s = WallPace(config, self._time), math.inf
-        super().__init__(Database(path), signer)
+        super().__init__(Database(path), signer, pace)
         self._pace = pace
         self._settings = {"run": run} | {name: _word(value) for name, value in asdict(config).items()}
         self._agreement = LocalAgreement(self._database, pace, self._time, signer.hotkey, lease_s)

@@ -31,6 +31,10 @@ class LocalChainConfig:
     delta_s: float = WindowConfig.time_window_delta_seconds
     """Seconds after the end of a window in which payloads may still land on `wall`; 0..3600."""
 
+    record_windows: bool = True
+    """Whether the chain writes down by hash what each window consisted of. Without, on `wall` only, nodes apply what
+    landed in time by the clock of the store, as on a public chain that nobody writes manifests for."""
+
     def __post_init__(self) -> None:
         if self.pace not in ("lockstep", "wall"):
             raise ConfigError(f"pace must be lockstep or wall, got {self.pace!r}")
@@ -44,6 +48,8 @@ class LocalChainConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise ConfigError(f"{name} must be in {low}..{high}, got {value!r}")
+        if self.pace == "lockstep" and not self.record_windows:
+            raise ConfigError("record_windows must be true on pace lockstep, whose windows end by the record")
         for name in ("blocks_per_window", "min_miners"):
             if not isinstance(getattr(self, name), int):
                 raise ConfigError(f"{name} must be a whole number, got {getattr(self, name)!r}")

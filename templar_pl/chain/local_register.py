@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 from templar_pl.chain.database import Database
 from templar_pl.chain.hotkeys import HotkeySigner
+from templar_pl.chain.pace import Pace
 from templar_pl.errors import ChainError
 from templar_pl.protocol.peer import Peer
-from templar_pl.units import Hotkey, Uid
+from templar_pl.units import Hotkey, Uid, Window
 
 
 def own_uid(connection: sqlite3.Connection, hotkey: Hotkey) -> Uid:
@@ -24,15 +25,23 @@ def own_uid(connection: sqlite3.Connection, hotkey: Hotkey) -> Uid:
 class LocalRegister:
     """`Register` and `Purse` in the file of a local chain. Uids are given in order, from 0, and never again."""
 
-    def __init__(self, database: Database, signer: HotkeySigner) -> None:
-        self._database, self._signer = database, signer
+    def __init__(self, database: Database, signer: HotkeySigner, pace: Pace) -> None:
+        """Store the parts.
+
+        Args:
+            database: the file; opened and closed by the chain.
+            signer: hotkey of this node.
+            pace: says in which window a hotkey is registered.
+        """
+        self._database, self._signer, self._pace = database, signer, pace
 
     def register(self) -> Uid:
         """Return the uid of the own hotkey, giving it the next free one if it has none."""
         with self._database.write() as connection:
             connection.execute(
-                "INSERT INTO neurons SELECT COUNT(*), ?, ?, '' FROM neurons WHERE true ON CONFLICT (hotkey) DO NOTHING",
-                (self._signer.hotkey, self._signer.public_key),
+                "INSERT INTO neurons SELECT COUNT(*), ?, ?, '', ? FROM neurons WHERE true "
+                "ON CONFLICT (hotkey) DO NOTHING",
+                (self._signer.hotkey, self._signer.public_key, self._pace.window(connection) + 1),
             )
             return own_uid(connection, self._signer.hotkey)
 
@@ -45,8 +54,12 @@ class LocalRegister:
     def peers(self) -> dict[Uid, Peer]:
         """Return every registered hotkey, the own one among them, in uid order."""
         with self._database.read() as connection:
-            rows = connection.execute("SELECT uid, hotkey, public_key, address FROM neurons ORDER BY uid").fetchall()
-        return {Uid(row[0]): Peer(Uid(row[0]), Hotkey(row[1]), row[2], row[3]) for row in rows}
+            columns = "uid, hotkey, public_key, address, since"
+            rows = connection.execute(f"SELECT {columns} FROM neurons ORDER BY uid").fetchall()  # noqa: S608 - no input
+        return {
+            Uid(uid): Peer(Uid(uid), Hotkey(hotkey), public_key, address, Window(since))
+            for uid, hotkey, public_key, address, since in rows
+        }
 
     def set_weights(self, weights: Mapping[Uid, float]) -> None:
         """Replace what the own hotkey says each miner deserves; the weights are scaled so that they sum to 1.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from templar_pl.errors import Fault, ObjectMissingError, PayloadError, StoreError
-from templar_pl.exchange.store import BucketReader, ObjectInfo, retry_delay_s
+from templar_pl.exchange.store import BucketReader, retry_delay_s
 from templar_pl.units import Uid, Window
 
 T = TypeVar("T")
@@ -61,6 +61,19 @@ class Gathered(Generic[T]):
 
     bytes_down: int
     """Bytes downloaded, those of peers skipped afterwards included."""
+
+
+def miss_of(modified: float, interval: Interval) -> tuple[Fault, str] | None:
+    """Say how an object misses the time for uploads, as a fault and a reason; None if it landed in it.
+
+    Many stores tell the time of an object in whole seconds, rounded down, so the interval begins at a whole second.
+    """
+    early_s, late_s = math.floor(interval[0]) - modified, modified - interval[1]
+    if early_s > 0:
+        return Fault.EARLY, f"written {early_s:.3f} s before uploads were accepted"
+    if late_s > 0:
+        return Fault.LATE, f"written {late_s:.3f} s after uploads were accepted"
+    return None
 
 
 def gather(
@@ -224,10 +237,13 @@ class _Downloads:
         try:
             info = bucket.head(request.key)
             # What an early object holds is of no interest: it must be another to be accepted.
-            if self._interval is not None and (early_s := self._interval[0] - info.modified) > 0:
-                reason = f"written {early_s:.3f} s before uploads were accepted"
-                return _NotYet(Fault.EARLY, reason, info.answered_at)
-            _check_info(info, request, self._interval)
+            miss = None if self._interval is None else miss_of(info.modified, self._interval)
+            if miss is not None and miss[0] is Fault.EARLY:
+                return _NotYet(*miss, info.answered_at)
+            if info.size != request.size:
+                raise _refusal(request, Fault.SIZE, f"the object has {info.size} bytes, must have {request.size}")
+            if miss is not None:
+                raise _refusal(request, *miss)
             data = bucket.get(request.key, max_bytes=request.size)
         except ObjectMissingError as error:
             return _NotYet(Fault.MISSING, str(error), error.answered_at)
@@ -279,14 +295,6 @@ class _Downloads:
                 self._changed.notify_all()
                 return
         self._settle(uid, error)
-
-
-def _check_info(info: ObjectInfo, request: Request, interval: Interval | None) -> None:
-    """Refuse an object for what HEAD says. Raises `PayloadError`."""
-    if info.size != request.size:
-        raise _refusal(request, Fault.SIZE, f"the object has {info.size} bytes, must have {request.size}")
-    if interval is not None and (late_s := info.modified - interval[1]) > 0:
-        raise _refusal(request, Fault.LATE, f"written {late_s:.3f} s after uploads were accepted")
 
 
 def _refusal(request: Request, fault: Fault, reason: str) -> PayloadError:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from templar_pl.errors import StoreError
-from templar_pl.exchange.store import Bucket, retry_delay_s
+from templar_pl.exchange.store import Bucket, ObjectInfo, retry_delay_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,9 @@ class Published:
 
     sha256: bytes
     """32 bytes: hash of the object that others will read."""
+
+    modified: float
+    """UTC seconds at which the object was written, by the store's clock."""
 
     bytes_up: int
     """Bytes of the object if this call put it there, 0 if it was found there."""
@@ -47,7 +50,8 @@ def publish(bucket: Bucket, key: str, data: bytes, *, deadline: float, retry_s: 
         tries += 1
         try:
             was_put = bucket.put_once(key, data) or was_put
-            _check_size(bucket, key, len(data))
+            info = bucket.head(key)
+            _check_size(info, key, len(data))
             found = data if was_put else bucket.get(key, max_bytes=len(data))
         except _InTheWayError:
             raise
@@ -58,17 +62,17 @@ def publish(bucket: Bucket, key: str, data: bytes, *, deadline: float, retry_s: 
             time.sleep(delay)  # nothing can happen meanwhile that would be worth waking up for
         else:
             is_ours = found == data
-            return Published(hashlib.sha256(found).digest(), len(data) if was_put else 0, None if is_ours else found)
+            sha256, existing = hashlib.sha256(found).digest(), None if is_ours else found
+            return Published(sha256, info.modified, len(data) if was_put else 0, existing)
 
 
 class _InTheWayError(StoreError):
     """Another object is under the key, and trying again will not change that."""
 
 
-def _check_size(bucket: Bucket, key: str, size: int) -> None:
-    found = bucket.head(key).size
-    if found != size:
+def _check_size(info: ObjectInfo, key: str, size: int) -> None:
+    if info.size != size:
         raise _InTheWayError(
-            f"{key} in the own bucket has {found} bytes, must have {size}: it is not of this run and model. Delete it, "
-            "or give the run another name."
+            f"{key} in the own bucket has {info.size} bytes, must have {size}: it is not of this run and model. "
+            "Delete it, or give the run another name."
         )

@@ -26,7 +26,9 @@ class Connection:
     """Name of the run, first part of every object key."""
 
     chain: Chain
-    agreement: LeasedAgreement
+    agreement: LeasedAgreement | None
+    """Who writes down what each window consists of; None if nobody does."""
+
     buckets: Buckets
     signer: Signer
     verify: Verify
@@ -41,7 +43,8 @@ class Connection:
     def close(self) -> None:
         """Take part no more and let go of the chain."""
         try:
-            self.agreement.leave()
+            if self.agreement is not None:
+                self.agreement.leave()
         except ChainError as error:
             log.warning("could not leave the chain; the others wait until the lease ends: %s", error)
         finally:
@@ -126,7 +129,7 @@ class LocalNetwork:
         return Connection(
             run=run,
             chain=chain,
-            agreement=chain.agreement,
+            agreement=chain.agreement if config.record_windows else None,
             buckets=buckets,
             signer=signer,
             verify=verify,

@@ -18,7 +18,7 @@ from torch.nn import Parameter
 
 from templar_pl.compression import MAX_GRADIENT, MomentumCodec
 from templar_pl.errors import ChainError, OutOfSyncError, StoreError
-from templar_pl.exchange.round_trip import Collected, Outgoing, Training
+from templar_pl.exchange.window_values import Collected, Outgoing, Training
 from templar_pl.protocol.fingerprint import fingerprint
 from templar_pl.training.phases import Phase
 from templar_pl.training.report import Norms, Tally, WindowReport, measure_norms

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from templar_pl.compression import MomentumCodec, check_exact_arithmetic
 from templar_pl.config import CompressionConfig, PeersConfig, WindowConfig
 from templar_pl.errors import ConfigError
-from templar_pl.exchange.round_trip import Limits
+from templar_pl.exchange.window_values import Limits
 from templar_pl.training.checkpoint_io import AtomicCheckpointIO, restart_at_window
 from templar_pl.training.lightning_loops import ExchangeBeforeStep, count_batches, divide_gradients, set_epoch
 from templar_pl.training.network import LocalNetwork, Network
@@ -234,10 +234,11 @@ class ExchangeMixin(Strategy):
             timeout_s=self.window_config.gather_timeout_seconds,
             patience_s=self.recovery.patience_s,
             max_peers=self.peers.max_topk_peers,
+            keep_windows=self.window_config.stale_retention,
             check_interrupt=self._check_interrupt,
         )
         connection = self.network.open(session.run.digest, self.window_config)
-        session.run.open(connection, limits, keep_windows=self.window_config.stale_retention)
+        session.run.open(connection, limits)
 
     def _begin_window(self) -> tuple[Uid, Window] | None:
         assert self.session is not None

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from templar_pl.compression import MomentumCodec
 from templar_pl.errors import ChainError, ConfigError, StoreError
+from templar_pl.exchange.agreed import AgreedRecord
+from templar_pl.exchange.landed import LandedRecord
+from templar_pl.exchange.record import SLICE_S, PayloadSource, WindowRecord
 from templar_pl.exchange.retention import Retention
-from templar_pl.exchange.round_trip import SLICE_S, Collected, Identity, Limits, Outgoing, RoundTrip, Training
-from templar_pl.protocol.agreement import Settlement
+from templar_pl.exchange.round_trip import RoundTrip
+from templar_pl.exchange.window_values import Collected, Identity, Limits, Outgoing, Training
 from templar_pl.protocol.payload import Payload
 from templar_pl.protocol.peer import Peer
 from templar_pl.training.heartbeat import Heartbeat
@@ -94,26 +97,28 @@ class WindowRun:
         """What this node sent for the window in training, if that is one of the past; else None."""
         return self._rebuilds
 
-    def open(self, connection: Connection, limits: Limits, *, keep_windows: int) -> None:
+    def open(self, connection: Connection, limits: Limits) -> None:
         """Take part through this connection; momentum of another hotkey's checkpoint is forgotten."""
         identity = Identity(connection.run, self.digest, connection.uid, connection.signer, connection.verify)
         self._connection = connection
+        source = PayloadSource(self._codec, identity, connection.buckets, limits)
         self._round_trip = RoundTrip(
             self._codec,
             identity,
             buckets=connection.buckets,
-            agreement=connection.agreement,
-            peers=self._register,
-            limits=limits,
+            record=self._record(connection, identity, source, limits),
+            source=source,
+            timeout_s=limits.timeout_s,
         )
-        self._retention = Retention(connection.buckets.own(), connection.run, connection.uid, keep_windows)
+        self._retention = Retention(connection.buckets.own(), connection.run, connection.uid, limits.keep_windows)
         if self.applied and self._hotkey != connection.hotkey:
             log.info("the checkpoint is of hotkey %s: the momentum starts at zero", self._hotkey or "unknown")
             self._forget_momentum()
         self._hotkey = connection.hotkey
         self._patience_s, self._check_interrupt = limits.patience_s, limits.check_interrupt
-        self._heartbeat = Heartbeat(connection.agreement.touch, limits.patience_s)
-        self._heartbeat.start()
+        if connection.agreement is not None:
+            self._heartbeat = Heartbeat(connection.agreement.touch, limits.patience_s)
+            self._heartbeat.start()
 
     def close(self) -> None:
         """Take part no more."""
@@ -164,13 +169,12 @@ class WindowRun:
                     "the checkpoint was made with. Start without --ckpt_path, or give the run another name"
                 )
             if opened > window:
-                settlement = self.round_trip.settle(window)
-                rebuilds = self._to_rebuild(settlement)
+                rebuilds = self._to_rebuild()
                 if rebuilds is not None:
                     self._begin(rebuilds)
                     return window
-                self._replay(settlement, apply)
-            elif self._ask(lambda: self.connection.agreement.join(window)) == window:  # noqa: B023 - called at once
+                self._replay(apply)
+            elif self._ask(lambda: self.round_trip.record.join(window)) == window:  # noqa: B023 - called at once
                 self._begin(None)
                 return window
         return None
@@ -202,7 +206,7 @@ class WindowRun:
         try:
             return self.round_trip.put(outgoing, is_open=self._rebuilds is None)
         except StoreError:
-            self.round_trip.abstain(self.window)
+            self.round_trip.record.abstain(self.window)
             raise
 
     def receive(
@@ -214,7 +218,9 @@ class WindowRun:
             OutOfSyncError: the window cannot be applied.
         """
         self.phases.enter(Phase.GATHER)
-        collected = self.round_trip.collect(self.window, own)
+        collected = self.round_trip.record.collect(self.window, own)
+        if own is None:
+            self._give_up_what_counts(collected)
         self.phases.enter(Phase.MODEL_UPDATE)
         return collected, self.round_trip.update(collected, out=out)
 
@@ -283,33 +289,59 @@ class WindowRun:
         self._peers = self._ask(self.connection.chain.peers)
         self.phases.enter(Phase.DATA_LOADING)
 
-    def _to_rebuild(self, settlement: Settlement) -> Payload | None:
+    def _to_rebuild(self) -> Payload | None:
         """Return what this node sent for a window of the past, if its momentum can be rebuilt by training it again."""
         if self._momentum_at != self.applied:
             return None
-        if self.connection.uid not in settlement.payloads:
-            self._momentum_at += 1
-            return None
-        payload = self.round_trip.own_payload(settlement) if self._rebuild_windows > 0 else None
-        if payload is None:
-            log.info("window %d: what this node sent is not trained again: the momentum starts at zero", self.window)
-            self._forget_momentum()
-            return None
-        self._rebuild_windows -= 1
-        log.info("window %d: training again what this node sent, to rebuild its momentum", self.window)
-        return payload
+        try:
+            payload = self.round_trip.record.own_payload(self.window)
+        except StoreError as error:
+            log.warning("%s", error)
+        else:
+            if payload is None:
+                self._momentum_at += 1
+                return None
+            if self._rebuild_windows > 0:
+                self._rebuild_windows -= 1
+                log.info("window %d: training again what this node sent, to rebuild its momentum", self.window)
+                return payload
+        log.info("window %d: what this node sent is not trained again: the momentum starts at zero", self.window)
+        self._forget_momentum()
+        return None
 
     def _forget_momentum(self) -> None:
         for momentum in self._codec.momentum.values():
             momentum.zero_()
         self._momentum_at = NEVER
 
-    def _replay(self, settlement: Settlement, apply: Apply) -> None:
-        collected = self.round_trip.collect(settlement.window)
+    def _replay(self, apply: Apply) -> None:
+        window = self.window
+        collected = self.round_trip.record.collect(window, None)
         self.at_boundary = False
         apply(self.round_trip.update(collected))
         self.finish()
-        log.info("window %d: caught up from %d payload(s)", settlement.window, len(collected.payloads))
+        log.info("window %d: caught up from %d payload(s)", window, len(collected.payloads))
+
+    def _give_up_what_counts(self, collected: Collected) -> None:
+        """Take out of the momentum what was taken for not sent, and landed in time all the same."""
+        payload = collected.payloads.get(self.connection.uid)
+        if payload is not None and self._rebuilds is None:
+            log.info("window %d: the own payload landed after all", self.window)
+            self._codec.subtract_(payload.chunks)
+
+    def _record(
+        self, connection: Connection, identity: Identity, source: PayloadSource, limits: Limits
+    ) -> WindowRecord:
+        if connection.agreement is not None:
+            return AgreedRecord(connection.agreement, identity, source, self._register, limits)
+        return LandedRecord(
+            connection.chain,
+            lambda: self._ask(connection.chain.peers),
+            identity,
+            source=source,
+            own_bucket=connection.buckets.own,
+            limits=limits,
+        )
 
 
 def _do_nothing() -> None:

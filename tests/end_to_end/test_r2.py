@@ -49,6 +49,24 @@ def test_three_miners_with_a_bucket_each_are_equal_after_ten_windows(tmp_path: P
     assert len({key.rpartition("/")[2] for keys in kept.values() for key in keys}) == 3
 
 
+def test_without_a_record_of_windows_what_landed_in_time_is_applied_by_all(tmp_path: Path) -> None:
+    arguments = [R2, "--chain.pace=wall", "--chain.record_windows=false", "--chain.seconds_per_block=1"]
+    arguments += ["--window.blocks_per_window=2", "--window.time_window_delta_seconds=1", "--trainer.max_epochs=30"]
+    with seaweed(MINERS, MINERS) as server:
+        nodes = [start(tmp_path, name, server, arguments) for name in MINERS[:2]]
+        nodes[0].wait_for("window 3:")
+        nodes.append(start(tmp_path, MINERS[2], server, arguments))  # replays what it missed
+        for node in nodes:
+            node.succeed()
+
+    alice, bob, carol = (node.checkpoint() for node in nodes)
+    assert alice["epoch"] == bob["epoch"] == carol["epoch"] == 30
+    assert not differing(alice["state_dict"], bob["state_dict"])
+    assert not differing(alice["state_dict"], carol["state_dict"])
+    assert "caught up from" in nodes[2].text()
+    assert "peers 3/3" in nodes[0].text()
+
+
 def test_nothing_a_run_leaves_behind_holds_a_key(tmp_path: Path) -> None:
     """Logs of all libraries, metrics, saved settings, checkpoints, the chain and the process itself are searched."""
     arguments = [R2, "--trace", "--trainer.max_epochs=3", "--window.checkpoint_frequency=1"]

@@ -15,7 +15,10 @@ from templar_pl.compression import MomentumCodec
 from templar_pl.config import CompressionConfig
 from templar_pl.errors import ChainError, Fault, OutOfSyncError, PayloadError, StoreError
 from templar_pl.exchange import LocalBuckets
-from templar_pl.exchange.round_trip import Identity, Limits, Outgoing, RoundTrip, Training
+from templar_pl.exchange.agreed import AgreedRecord
+from templar_pl.exchange.record import PayloadSource
+from templar_pl.exchange.round_trip import RoundTrip
+from templar_pl.exchange.window_values import Identity, Limits, Outgoing, Training
 from templar_pl.protocol.keys import payload_key
 from templar_pl.units import Uid, Window
 
@@ -72,14 +75,10 @@ def join(
     assert chain.agreement.join(FIRST) == FIRST
     codec = MomentumCodec(SHAPES, config, torch.device("cpu"))
     buckets = LocalBuckets(folder / "store", signer.hotkey)
-    round_trip = RoundTrip(
-        codec,
-        identity,
-        buckets=buckets,
-        agreement=chain.agreement,
-        peers=lambda _: chain.peers(),
-        limits=Limits(timeout_s, patience_s, max_peers, check_interrupt=lambda: None),
-    )
+    limits = Limits(timeout_s, patience_s, max_peers, keep_windows=100, check_interrupt=lambda: None)
+    source = PayloadSource(codec, identity, buckets, limits)
+    record = AgreedRecord(chain.agreement, identity, source, lambda _: chain.peers(), limits)
+    round_trip = RoundTrip(codec, identity, buckets=buckets, record=record, source=source, timeout_s=timeout_s)
     return Node(chain, codec, buckets, round_trip, identity)
 
 
@@ -93,7 +92,7 @@ def test_all_nodes_apply_what_all_nodes_sent(tmp_path: Path) -> None:
         node.train(seed)
 
     sent = [node.send() for node in nodes]
-    collected = [node.round_trip.collect(FIRST, own) for node, own in zip(nodes, sent, strict=True)]
+    collected = [node.round_trip.record.collect(FIRST, own) for node, own in zip(nodes, sent, strict=True)]
 
     assert [list(c.payloads) for c in collected] == [[Uid(0), Uid(1)]] * 2
     updates = [node.round_trip.update(c) for node, c in zip(nodes, collected, strict=True)]
@@ -124,7 +123,7 @@ def test_compact_payloads_are_shorter_and_give_the_same_update(tmp_path: Path, v
         for seed, node in enumerate(nodes):
             node.train(seed)
         sent = [node.send() for node in nodes]
-        collected = [node.round_trip.collect(FIRST, own) for node, own in zip(nodes, sent, strict=True)]
+        collected = [node.round_trip.record.collect(FIRST, own) for node, own in zip(nodes, sent, strict=True)]
         updates += [node.round_trip.update(c) for node, c in zip(nodes, collected, strict=True)]
         # What is asked of peers is as long as what travels; any other size is refused before it is downloaded.
         assert {len(own.data) for own in sent} == {node.round_trip.payload_size for node in nodes}
@@ -140,7 +139,7 @@ def test_more_payloads_than_the_run_takes_are_left_out_alike_by_all(tmp_path: Pa
         node.train(seed)
     sent = [node.send() for node in nodes]
 
-    chosen = [list(n.round_trip.collect(FIRST, own).payloads) for n, own in zip(nodes, sent, strict=True)]
+    chosen = [list(n.round_trip.record.collect(FIRST, own).payloads) for n, own in zip(nodes, sent, strict=True)]
 
     assert len(chosen[0]) == 2
     assert chosen[0] == chosen[1] == chosen[2]
@@ -164,7 +163,7 @@ def test_a_window_closed_without_this_node_leaves_the_momentum_as_it_was(tmp_pat
     bob.chain.agreement.leave()
     alice.train(0)
     alice.send()
-    alice.round_trip.settle(FIRST)
+    alice.round_trip.record.collect(FIRST, None)
     bob.train(1)
     before = momentum_of(bob)
 
@@ -226,7 +225,7 @@ def test_an_agreed_payload_that_is_gone_stops_the_node(tmp_path: Path) -> None:
     bob.object_path(tmp_path).unlink()
 
     with pytest.raises(OutOfSyncError, match=r"1 agreed payload\(s\) cannot be had"):
-        alice.round_trip.collect(FIRST, own)
+        alice.round_trip.record.collect(FIRST, own)
 
 
 def test_an_agreed_payload_that_was_changed_afterwards_stops_the_node(tmp_path: Path) -> None:
@@ -239,7 +238,7 @@ def test_an_agreed_payload_that_was_changed_afterwards_stops_the_node(tmp_path: 
     bob.object_path(tmp_path).write_bytes(changed)
 
     with pytest.raises(OutOfSyncError, match="sha256 is"):
-        alice.round_trip.collect(FIRST, own)
+        alice.round_trip.record.collect(FIRST, own)
 
 
 def test_an_agreed_payload_that_is_malformed_is_skipped_with_its_reason(tmp_path: Path) -> None:
@@ -253,7 +252,7 @@ def test_an_agreed_payload_that_is_malformed_is_skipped_with_its_reason(tmp_path
     bob.buckets.own().put(key, forged.data)
     bob.chain.agreement.announce(FIRST, hashlib.sha256(forged.data).digest())
 
-    collected = alice.round_trip.collect(FIRST, own)
+    collected = alice.round_trip.record.collect(FIRST, own)
 
     assert list(collected.payloads) == [alice.identity.uid]
     error = collected.skipped[bob.identity.uid]
@@ -268,4 +267,4 @@ def test_a_window_nobody_closes_is_given_up_after_a_while(tmp_path: Path) -> Non
     own = alice.send()
 
     with pytest.raises(OutOfSyncError, match=r"window 0 was not closed within 0\.3 s"):
-        alice.round_trip.collect(FIRST, own)
+        alice.round_trip.record.collect(FIRST, own)

@@ -1,0 +1,146 @@
+"""How a node learns what a window consisted of, whoever writes that down.
+
+`AgreedRecord` (agreed.py) follows a list of hashes that the chain or somebody's signed manifest holds. Where nobody
+writes one, `LandedRecord` (landed.py) takes what landed in time by the clock of the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from templar_pl.compression import MomentumCodec
+from templar_pl.exchange.gather import Gathered, Interval, Request, gather
+from templar_pl.exchange.publish import Published
+from templar_pl.exchange.store import Buckets
+from templar_pl.exchange.window_values import Collected, Identity, Limits, Outgoing
+from templar_pl.protocol.keys import payload_key
+from templar_pl.protocol.payload import Expected, Payload, decode_payload, payload_bytes
+from templar_pl.protocol.peer import Peer
+from templar_pl.units import Uid, Window
+
+SLICE_S = 1.0
+"""Seconds until a wait looks up."""
+
+GRACE_S = 15.0
+"""Seconds that a window which is about to close is waited for even if the process should end: a window that is sent but
+not applied cannot be saved, and would have to be trained again."""
+
+
+class WindowRecord(Protocol):
+    """What each window of a run consists of."""
+
+    def join(self, window: Window) -> Window:
+        """Take part from `window` on, if that is the window now open; return the window that is open.
+
+        When the answer is not `window`, nothing was joined: catch up to the answer first and ask again.
+
+        Raises:
+            ChainError: the record cannot be reached.
+        """
+        ...
+
+    def confirm(self, outgoing: Outgoing, published: Published) -> None:
+        """Have the own payload count, which is in the own bucket.
+
+        Raises:
+            ChainError: it does not: the window was closed without it.
+            StoreError: the bucket had to be asked and did not answer.
+        """
+        ...
+
+    def abstain(self, window: Window) -> None:
+        """Say that this node sends nothing for a window, so that nobody waits for it. Never raises for the chain."""
+        ...
+
+    def collect(self, window: Window, own: Outgoing | None) -> Collected:
+        """Wait until it is certain what the window consists of, and fetch that.
+
+        Args:
+            window: the window to be applied.
+            own: what this node has sent and confirmed for it; None if nothing, or in an earlier life.
+
+        Raises:
+            OutOfSyncError: this node cannot get what the others apply.
+        """
+        ...
+
+    def own_payload(self, window: Window) -> Payload | None:
+        """Return what this node sent for a window that is over; None if nothing of it counted.
+
+        Raises:
+            StoreError: something counted, but it cannot be had any more.
+            OutOfSyncError: the window was not closed in time.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A payload that was read from a bucket."""
+
+    sha256: bytes
+    """32 bytes: hash of the object."""
+
+    payload: Payload
+
+
+class PayloadSource:
+    """Fetches and checks payloads of one run."""
+
+    def __init__(self, codec: MomentumCodec, identity: Identity, buckets: Buckets, limits: Limits) -> None:
+        """Store the parts.
+
+        Args:
+            codec: knows the shapes that payloads must fit.
+            identity: of the run.
+            buckets: those of all peers.
+            limits: time for a gather.
+        """
+        self._codec, self._identity, self._buckets, self._limits = codec, identity, buckets, limits
+        self.payload_size = payload_bytes(codec.grids)
+        """Bytes of every payload of this run."""
+
+    def decode(self, uid: Uid, public_key: bytes, window: Window, data: bytes) -> Payload:
+        """Turn bytes of a peer into a payload. Raises `PayloadError`."""
+        expected = Expected(run=self._identity.digest, window=window, uid=uid, public_key=public_key)
+        return decode_payload(data, self._codec.grids, expected, self._identity.verify)
+
+    def fetch(
+        self,
+        window: Window,
+        peers: Mapping[Uid, Peer],
+        *,
+        hashes: Mapping[Uid, bytes] | None = None,
+        interval: Interval | None = None,
+    ) -> Gathered[Fetched]:
+        """Gather the payloads of these peers.
+
+        Args:
+            window: of the payloads.
+            peers: whom to ask, by uid.
+            hashes: SHA-256 each payload must have, where that is known.
+            interval: when they must have been written, where that is not settled otherwise.
+        """
+        requests = {
+            uid: Request(
+                open_bucket=partial(self._buckets.of, peer.address),
+                key=payload_key(self._identity.run, window, uid),
+                size=self.payload_size,
+                sha256=None if hashes is None else hashes[uid],
+                peer=uid,
+                window=window,
+            )
+            for uid, peer in peers.items()
+        }
+
+        def decode(uid: Uid, data: bytes) -> Fetched:
+            payload = self.decode(uid, peers[uid].public_key, window, data)
+            return Fetched(hashlib.sha256(data).digest(), payload)
+
+        deadline = time.monotonic() + self._limits.timeout_s
+        return gather(requests, decode=decode, interval=interval, deadline=deadline)

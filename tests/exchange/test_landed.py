@@ -1,0 +1,281 @@
+"""Windows that nobody writes a list for: what landed in time by the clock of the store is applied, by all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from templar_pl.chain import HotkeySigner, load_or_create_hotkey, verify
+from templar_pl.compression import MomentumCodec
+from templar_pl.config import CompressionConfig
+from templar_pl.errors import ChainError, Fault, OutOfSyncError, PayloadError, StoreError
+from templar_pl.exchange.landed import LandedRecord
+from templar_pl.exchange.record import PayloadSource
+from templar_pl.exchange.round_trip import RoundTrip
+from templar_pl.exchange.store import BucketReader
+from templar_pl.exchange.window_values import Collected, Identity, Limits, Outgoing, Training
+from templar_pl.protocol.peer import Peer
+from templar_pl.units import Uid, Window
+from tests.exchange.fakes import MemoryBuckets, MemoryDisk, Scripted
+
+SHAPES = {"matrix": (20, 33), "vector": (7,)}
+CONFIG = CompressionConfig(chunk_size=8, topk=4, momentum_decay=0.5)
+DIGEST = bytes(range(32))
+NOW = Window(5)
+"""The window in question: it is over, and its uploads began at second OPEN and end at second CLOSED."""
+OPEN, CLOSED = 1000.25, 1010.0
+NAMES = ("alice", "bob", "carol")
+
+
+@dataclass
+class Clock:
+    """A chain whose time stands still between calls, except where a test moves it."""
+
+    opened: Window = Window(6)
+    left_s: float = 0.0
+
+    def window(self) -> Window:
+        return self.opened
+
+    def seconds_left(self, window: Window) -> float:
+        left, self.left_s = self.left_s, 0.0
+        return left
+
+    def upload_interval(self, window: Window) -> tuple[float, float]:
+        shift = 100.0 * (window - NOW)
+        return OPEN + shift, CLOSED + shift
+
+
+@dataclass
+class World:
+    """A store whose clock the test sets, a register, and miners."""
+
+    folder: Path
+    store_time: float = OPEN + 1
+    clock: Clock = field(default_factory=Clock)
+    disk: MemoryDisk = field(default_factory=MemoryDisk)
+    register: dict[Uid, Peer] = field(default_factory=dict)
+
+    def add(self, name: str, **settings: float) -> Miner:
+        signer = load_or_create_hotkey(self.folder, name)
+        uid = Uid(len(self.register))
+        self.register[uid] = Peer(uid, signer.hotkey, signer.public_key, name, since=Window(0))
+        return Miner(self, name, uid, signer, **settings)
+
+    def time(self) -> float:
+        return self.store_time
+
+
+class Miner:
+    """Everything one process has."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        uid: Uid,
+        signer: HotkeySigner,
+        *,
+        patience_s: float = 0.0,
+        timeout_s: float = 0.5,
+    ) -> None:
+        self.world, self.uid = world, uid
+        self.codec = MomentumCodec(SHAPES, CONFIG, torch.device("cpu"))
+        self.buckets = MemoryBuckets(world.disk, name, world.time)
+        self.broken: Callable[[str, str], None] = lambda *_: None
+        identity = Identity("run", DIGEST, uid, signer, verify)
+        limits = Limits(timeout_s, patience_s, max_peers=15, keep_windows=10, check_interrupt=lambda: None)
+        source = PayloadSource(self.codec, identity, self, limits)
+        self.record = LandedRecord(
+            world.clock, lambda: world.register, identity, source=source, own_bucket=self.own, limits=limits
+        )
+        self.round_trip = RoundTrip(
+            self.codec, identity, buckets=self, record=self.record, source=source, timeout_s=timeout_s
+        )
+
+    def own(self) -> Scripted:
+        return Scripted(self.buckets.own(), self.broken)
+
+    def of(self, address: str) -> BucketReader:
+        return Scripted(self.buckets.of(address), self.broken)  # type: ignore[arg-type]  # never written
+
+    def train(self) -> None:
+        """Fold a made-up gradient into the momentum."""
+        generator = torch.Generator().manual_seed(self.uid)
+        gradients = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+        self.codec.accumulate_(gradients, dict.fromkeys(SHAPES, 0.1))
+
+    def send(self) -> Outgoing:
+        """Train, compress and publish."""
+        self.train()
+        training = Training(pages=bytes(32), fingerprint=bytes(32), loss=1.0, batches=1, tokens=10)
+        return self.round_trip.put(self.round_trip.encode(NOW, training, self.codec.compress_()), is_open=True)
+
+    def momentum(self) -> dict[str, torch.Tensor]:
+        return {name: momentum.clone() for name, momentum in self.codec.momentum.items()}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_what_landed_in_time_is_applied_by_all_alike(world: World) -> None:
+    miners = [world.add(name) for name in NAMES]
+    sent = [miner.send() for miner in miners[:2]]  # carol sends nothing
+    world.store_time = CLOSED + 2
+
+    collected = [m.record.collect(NOW, own) for m, own in zip(miners, [*sent, None], strict=True)]
+
+    assert [list(c.payloads) for c in collected] == [[0, 1]] * 3
+    assert all(c.settlement == collected[0].settlement for c in collected)
+    updates = [m.round_trip.update(c) for m, c in zip(miners, collected, strict=True)]
+    assert all(torch.equal(updates[0][name], update[name]) for update in updates for name in SHAPES)
+    assert updates[0]["matrix"].abs().sum() > 0
+    assert fault(collected[0], miners[2]) is Fault.MISSING
+
+
+def test_a_payload_that_lands_late_counts_for_nobody_and_goes_back_into_the_momentum(world: World) -> None:
+    alice, bob = world.add("alice"), world.add("bob")
+    own = alice.send()
+    bob.train()
+    before = bob.momentum()
+    bob.codec.load_state_dict(MomentumCodec(SHAPES, CONFIG, torch.device("cpu")).state_dict())
+    world.store_time = CLOSED + 0.5
+
+    with pytest.raises(ChainError, match=r"written 0\.500 s after uploads were accepted"):
+        bob.send()
+
+    assert all(torch.equal(before[name], bob.codec.momentum[name]) for name in SHAPES)
+    world.store_time = CLOSED + 2
+    assert fault(alice.record.collect(NOW, own), bob) is Fault.LATE
+    assert fault(bob.record.collect(NOW, None), bob) is Fault.LATE
+
+
+def test_a_payload_that_lands_early_is_written_again_and_counts(world: World) -> None:
+    alice, bob = world.add("alice"), world.add("bob")
+    world.store_time = OPEN - 1.2  # the miner's clock is ahead by that much
+    alice.broken = lambda name, _: setattr(world, "store_time", OPEN + 1) if name == "put" else None
+
+    alice.send()
+
+    assert list(bob.record.collect(NOW, None).payloads) == [alice.uid]
+
+
+def test_the_second_in_which_uploads_begin_counts_whole(world: World) -> None:
+    alice, bob = world.add("alice"), world.add("bob")
+    world.store_time = float(int(OPEN))  # what a store that tells whole seconds says of a later moment
+    alice.send()
+    world.store_time = CLOSED + 2
+
+    assert list(bob.record.collect(NOW, None).payloads) == [alice.uid]
+
+
+def test_a_hotkey_registered_while_the_window_was_open_counts_from_the_next_one_on(world: World) -> None:
+    alice, bob = world.add("alice"), world.add("bob")
+    peer = world.register[bob.uid]
+    world.register[bob.uid] = Peer(peer.uid, peer.hotkey, peer.public_key, peer.address, since=Window(NOW + 1))
+    own = alice.send()
+    bob.send()
+    world.store_time = CLOSED + 2
+
+    assert list(alice.record.collect(NOW, own).payloads) == [alice.uid]
+    assert bob.record.own_payload(NOW) is None
+
+
+def test_such_a_node_waits_for_the_window_in_which_it_counts(world: World) -> None:
+    bob = world.add("bob")
+    peer = world.register[bob.uid]
+    world.register[bob.uid] = Peer(peer.uid, peer.hotkey, peer.public_key, peer.address, since=Window(NOW + 1))
+    asked: list[Window] = []
+
+    def window() -> Window:
+        asked.append(NOW)
+        return NOW if len(asked) < 4 else Window(NOW + 1)
+
+    world.clock.window = window  # type: ignore[method-assign]
+
+    assert bob.record.join(NOW) == NOW + 1
+    assert bob.record.join(Window(NOW + 1)) == NOW + 1
+
+
+def test_a_store_that_answers_for_nobody_is_asked_again_before_nothing_is_applied(world: World) -> None:
+    alice, bob = world.add("alice", patience_s=20, timeout_s=0.1), world.add("bob")
+    bob.send()
+    world.store_time = CLOSED + 2
+    failures = iter([True, True])  # both peers, the first time
+
+    def fail_at_first(*_: str) -> None:
+        if next(failures, False):
+            raise StoreError("no connection")
+
+    alice.broken = fail_at_first
+
+    assert list(alice.record.collect(NOW, None).payloads) == [bob.uid]
+
+
+def test_a_store_that_never_answers_stops_the_node(world: World) -> None:
+    alice = world.add("alice", patience_s=0.1, timeout_s=0.05)
+    alice.broken = raise_store_error
+
+    with pytest.raises(OutOfSyncError, match=r"the store answered for no peer within 0\.1 s"):
+        alice.record.collect(NOW, None)
+
+
+def test_one_peer_whose_bucket_does_not_answer_is_left_out_at_the_deadline(world: World) -> None:
+    alice, bob = world.add("alice", patience_s=60, timeout_s=0.1), world.add("bob")
+    own = alice.send()
+    world.store_time = CLOSED + 2
+    alice.broken = raise_store_error
+
+    collected = alice.record.collect(NOW, own)
+
+    assert list(collected.payloads) == [alice.uid]
+    assert isinstance(collected.skipped[bob.uid], StoreError)
+
+
+def test_a_window_whose_payloads_are_deleted_by_now_stops_the_node(world: World) -> None:
+    alice = world.add("alice")
+    world.clock.opened = Window(NOW + 11)
+
+    with pytest.raises(OutOfSyncError, match="kept for 10 windows, and window 16 is open"):
+        alice.record.collect(NOW, None)
+
+
+def test_the_own_payload_of_an_earlier_life_is_known_if_it_counted(world: World) -> None:
+    alice, bob = world.add("alice"), world.add("bob")
+    sent = alice.send()
+    world.store_time = CLOSED + 2
+
+    found = alice.record.own_payload(NOW)
+
+    assert found is not None
+    assert found.header == sent.payload.header
+    assert bob.record.own_payload(NOW) is None
+    alice.broken = raise_store_error
+    with pytest.raises(StoreError):
+        alice.record.own_payload(NOW)
+
+
+def test_a_window_that_is_not_over_is_waited_for(world: World) -> None:
+    alice, bob = world.add("alice"), world.add("bob")
+    bob.send()
+    world.clock.left_s = 0.05
+    world.store_time = CLOSED + 2
+
+    assert list(alice.record.collect(NOW, None).payloads) == [bob.uid]
+    assert world.clock.left_s == 0
+
+
+def fault(collected: Collected, miner: Miner) -> Fault:
+    error = collected.skipped[miner.uid]
+    assert isinstance(error, PayloadError)
+    return error.fault
+
+
+def raise_store_error(*_: str) -> None:
+    raise StoreError("no connection")
