@@ -3,7 +3,17 @@
 from templar_pl.protocol.agreement import Agreement, Settlement
 from templar_pl.protocol.fingerprint import TensorSum, combine_sums, fingerprint, partial_sum
 from templar_pl.protocol.header import Header
-from templar_pl.protocol.keys import PayloadKey, parse_payload_key, payload_key, payload_prefix, run_key
+from templar_pl.protocol.keys import (
+    PayloadKey,
+    WindowKeys,
+    aggregate_keys,
+    debug_keys,
+    parse_payload_key,
+    payload_key,
+    payload_keys,
+    payload_prefix,
+    run_key,
+)
 from templar_pl.protocol.pages import next_pages, pages_digest
 from templar_pl.protocol.payload import Expected, Payload, decode_payload, encode_payload, payload_bytes
 from templar_pl.protocol.peer import Peer
@@ -24,7 +34,10 @@ __all__ = [
     "Signer",
     "TensorSum",
     "Verify",
+    "WindowKeys",
+    "aggregate_keys",
     "combine_sums",
+    "debug_keys",
     "decode_payload",
     "encode_payload",
     "fingerprint",
@@ -35,6 +48,7 @@ __all__ = [
     "partial_sum",
     "payload_bytes",
     "payload_key",
+    "payload_keys",
     "payload_prefix",
     "run_key",
     "select_peers",

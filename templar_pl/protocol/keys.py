@@ -1,7 +1,7 @@
 """Names of the objects of a run in a bucket.
 
-Layout: `{run}/run.json` and `{run}/payload/{window:09d}/{uid}.bin`. Windows have nine digits, so that the order of
-the names is the order of time.
+Layout: `{run}/run.json`, `{run}/payload/{window:09d}/{uid}.bin`, `{run}/aggregate/{window:09d}.bin` and
+`{run}/debug/{window:09d}/{uid}.json`. Windows have nine digits, so that the order of the names is the order of time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,29 @@ class PayloadKey:
     uid: Uid
 
 
+@dataclass(frozen=True, slots=True)
+class WindowKeys:
+    """Keys of what one node writes once a window."""
+
+    prefix: str
+    """What all of them begin with."""
+
+    ending: str
+
+    def key(self, window: Window) -> str:
+        """Return the key of a window. Raises `ValueError` if it is outside 0..MAX_WINDOW."""
+        if not 0 <= window <= MAX_WINDOW:
+            raise ValueError(f"window must be in 0..{MAX_WINDOW}, got {window}")
+        return f"{self.prefix}{window:09d}{self.ending}"
+
+    def window_of(self, key: str) -> Window | None:
+        """Return the window of a key, None if it is none of these."""
+        digits = key.removeprefix(self.prefix).removesuffix(self.ending)
+        if re.fullmatch("[0-9]{9}", digits) is None or key != self.key(Window(int(digits))):
+            return None
+        return Window(int(digits))
+
+
 def run_key(run: str) -> str:
     """Return the key of the object that describes a run. Raises `ValueError` for an unsafe run name."""
     return f"{_checked_run(run)}/run.json"
@@ -46,11 +69,22 @@ def payload_key(run: str, window: Window, uid: Uid) -> str:
     Raises:
         ValueError: the run name is unsafe, the window is outside 0..MAX_WINDOW or the uid outside 0..MAX_UID.
     """
-    if not 0 <= window <= MAX_WINDOW:
-        raise ValueError(f"window must be in 0..{MAX_WINDOW}, got {window}")
-    if not 0 <= uid <= MAX_UID:
-        raise ValueError(f"uid must be in 0..{MAX_UID}, got {uid}")
-    return f"{payload_prefix(run)}{window:09d}/{uid}.bin"
+    return payload_keys(run, uid).key(window)
+
+
+def payload_keys(run: str, uid: Uid) -> WindowKeys:
+    """Return the keys of a peer's payloads. Raises `ValueError` for an unsafe run name or a uid outside 0..MAX_UID."""
+    return WindowKeys(payload_prefix(run), f"/{_checked_uid(uid)}.bin")
+
+
+def debug_keys(run: str, uid: Uid) -> WindowKeys:
+    """Return the keys under which a node says what it did in a window. Raises `ValueError` as `payload_keys`."""
+    return WindowKeys(f"{_checked_run(run)}/debug/", f"/{_checked_uid(uid)}.json")
+
+
+def aggregate_keys(run: str) -> WindowKeys:
+    """Return the keys of the updates of a run. Raises `ValueError` for an unsafe run name."""
+    return WindowKeys(f"{_checked_run(run)}/aggregate/", ".bin")
 
 
 def parse_payload_key(key: str) -> PayloadKey:
@@ -76,3 +110,9 @@ def _checked_run(run: str) -> str:
             f"digit, got {run!r}"
         )
     return run
+
+
+def _checked_uid(uid: Uid) -> Uid:
+    if not 0 <= uid <= MAX_UID:
+        raise ValueError(f"uid must be in 0..{MAX_UID}, got {uid}")
+    return uid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -66,6 +67,9 @@ class WindowReport:
     """Tokens that all applied payloads of the window were trained on, as they say."""
 
     learning_rate: float
+    parameters_before: bytes
+    """32 bytes: fingerprint of the parameters the gradient was taken at."""
+
     norms: Norms
     participants: int
     """Nodes whose payloads make up the window."""
@@ -93,6 +97,26 @@ class WindowReport:
     def window_total_s(self) -> float:
         """Seconds from the start of the window to the applied update."""
         return sum(self.seconds.values())
+
+    def to_json(self) -> bytes:
+        """Return what others may want to know of the window, as one JSON object."""
+        said = {
+            "window": self.window,
+            "applied": self.applied,
+            "loss": self.tally.loss,
+            "batches": self.tally.batches,
+            "tokens": self.tally.tokens,
+            "learning_rate": self.learning_rate,
+            "parameters_before": self.parameters_before.hex(),
+            "peers": list(self.peers),
+            "skipped": {str(uid): reason for uid, reason in self.skipped.items()},
+            "out_of_sync": list(self.out_of_sync),
+            "put_failed": self.put_failed,
+            "bytes_up": self.bytes_up,
+            "bytes_down": self.bytes_down,
+            "seconds": {str(phase): round(seconds, 6) for phase, seconds in self.seconds.items()},
+        }
+        return json.dumps(said, allow_nan=True).encode()
 
     def describe(self) -> str:
         """Return the window in one line."""

@@ -37,6 +37,7 @@ class Exchanged:
     """Why nothing was sent; empty if something was."""
 
     collected: Collected
+    parameters_before: bytes
     norms: Norms
     out_of_sync: tuple[Uid, ...]
     """Peers whose gradient was taken at other parameters than ours."""
@@ -138,7 +139,7 @@ class Session:
         collected, update = self.run.receive(own, out=gradients)  # nobody needs the gradients any more
         strangers = out_of_sync(collected, parameters_before)
         self.set_gradients(update)
-        return Exchanged(own, failure, collected, norms, strangers)
+        return Exchanged(own, failure, collected, parameters_before, norms, strangers)
 
     def set_gradients(self, update: Mapping[str, Tensor]) -> None:
         """Put an update where the optimizer takes it from."""
@@ -159,6 +160,7 @@ class Session:
             total_tokens=self.run.total_tokens,
             peers_tokens=sum(p.header.tokens for p in collected.payloads.values()),
             learning_rate=lr,
+            parameters_before=exchanged.parameters_before,
             norms=exchanged.norms,
             participants=len(collected.settlement.payloads),
             peers=tuple(collected.payloads),
@@ -170,6 +172,7 @@ class Session:
             bytes_down=collected.bytes_down,
             seconds=self.run.phases.stop(),
         )
+        self.run.tidy(window, self.report.to_json())
 
     def _send(
         self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], training: Training

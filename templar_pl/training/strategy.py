@@ -238,7 +238,7 @@ class ExchangeMixin(Strategy):
             check_interrupt=self._check_interrupt,
         )
         connection = self.network.open(session.run.digest, self.window_config)
-        session.run.open(connection, limits)
+        session.run.open(connection, limits, debug_windows=self.recovery.debug_windows)
 
     def _begin_window(self) -> tuple[Uid, Window] | None:
         assert self.session is not None

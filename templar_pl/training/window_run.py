@@ -22,6 +22,7 @@ from templar_pl.exchange.record import SLICE_S, PayloadSource, WindowRecord
 from templar_pl.exchange.retention import Retention
 from templar_pl.exchange.round_trip import RoundTrip
 from templar_pl.exchange.window_values import Collected, Identity, Limits, Outgoing, Training
+from templar_pl.protocol.keys import WindowKeys, debug_keys, payload_keys
 from templar_pl.protocol.payload import Payload
 from templar_pl.protocol.peer import Peer
 from templar_pl.training.heartbeat import Heartbeat
@@ -71,6 +72,8 @@ class WindowRun:
         self._connection: Connection | None = None
         self._round_trip: RoundTrip | None = None
         self._retention: Retention | None = None
+        self._debug_keys: WindowKeys | None = None
+        self._writes_debug = False
         self._peers: dict[Uid, Peer] = {}
 
     @property
@@ -97,8 +100,14 @@ class WindowRun:
         """What this node sent for the window in training, if that is one of the past; else None."""
         return self._rebuilds
 
-    def open(self, connection: Connection, limits: Limits) -> None:
-        """Take part through this connection; momentum of another hotkey's checkpoint is forgotten."""
+    def open(self, connection: Connection, limits: Limits, *, debug_windows: int) -> None:
+        """Take part through this connection; momentum of another hotkey's checkpoint is forgotten.
+
+        Args:
+            connection: the open network.
+            limits: of the exchange.
+            debug_windows: windows that objects for debugging stay in the own bucket; 0 for none.
+        """
         identity = Identity(connection.run, self.digest, connection.uid, connection.signer, connection.verify)
         self._connection = connection
         source = PayloadSource(self._codec, identity, connection.buckets, limits)
@@ -110,7 +119,9 @@ class WindowRun:
             source=source,
             timeout_s=limits.timeout_s,
         )
-        self._retention = Retention(connection.buckets.own(), connection.run, connection.uid, limits.keep_windows)
+        payloads, self._debug_keys = (make(connection.run, connection.uid) for make in (payload_keys, debug_keys))
+        keep = {payloads: limits.keep_windows, self._debug_keys: debug_windows}
+        self._retention, self._writes_debug = Retention(connection.buckets.own(), keep), debug_windows > 0
         if self.applied and self._hotkey != connection.hotkey:
             log.info("the checkpoint is of hotkey %s: the momentum starts at zero", self._hotkey or "unknown")
             self._forget_momentum()
@@ -225,12 +236,16 @@ class WindowRun:
         return collected, self.round_trip.update(collected, out=out)
 
     def finish(self) -> None:
-        """Count the window as applied; old payloads may go."""
-        window = self.window
+        """Count the window as applied."""
         self.applied += 1
         self.at_boundary = True
-        if self._retention is not None:
-            self._retention.request(window)
+
+    def tidy(self, window: Window, report: bytes = b"") -> None:
+        """Have old objects deleted in the background, and what there is to report of an applied window written."""
+        if self._retention is None or self._debug_keys is None:
+            return
+        notes = {self._debug_keys.key(window): report} if report and self._writes_debug else {}
+        self._retention.request(window, notes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed node needs, as tensors, numbers and strings."""
@@ -320,6 +335,7 @@ class WindowRun:
         self.at_boundary = False
         apply(self.round_trip.update(collected))
         self.finish()
+        self.tidy(window)
         log.info("window %d: caught up from %d payload(s)", window, len(collected.payloads))
 
     def _give_up_what_counts(self, collected: Collected) -> None:

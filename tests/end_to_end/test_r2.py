@@ -33,6 +33,7 @@ def start(folder: Path, name: str, server: S3Server, arguments: Sequence[str]) -
 
 def test_three_miners_with_a_bucket_each_are_equal_after_ten_windows(tmp_path: Path) -> None:
     arguments = [R2, "--chain.min_miners=3", "--trainer.max_epochs=10", "--window.stale_retention=4"]
+    arguments += ["--recovery.debug_windows=2"]
     with seaweed(MINERS, MINERS) as server:
         nodes = [start(tmp_path, name, server, arguments) for name in MINERS]
         for node in nodes:
@@ -44,9 +45,12 @@ def test_three_miners_with_a_bucket_each_are_equal_after_ten_windows(tmp_path: P
     assert not differing(alice["state_dict"], bob["state_dict"])
     assert not differing(alice["state_dict"], carol["state_dict"])
     assert all("peers 3/3" in node.text() for node in nodes)
-    # Each wrote to its own bucket only, and took away what is older than four windows.
-    assert all(1 <= len(keys) <= 5 for keys in kept.values()), kept
-    assert len({key.rpartition("/")[2] for keys in kept.values() for key in keys}) == 3
+    # Each wrote to its own bucket only, and took away what is too old.
+    for keys in kept.values():
+        kinds = [key.split("/")[1] for key in keys]
+        assert 1 <= kinds.count("payload") <= 5
+        assert 1 <= kinds.count("debug") <= 3
+    assert len({key.rpartition("/")[2] for keys in kept.values() for key in keys}) == 6
 
 
 def test_without_a_record_of_windows_what_landed_in_time_is_applied_by_all(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from templar_pl.exchange.local_store import LocalBucket
 from templar_pl.exchange.retention import Retention
-from templar_pl.protocol.keys import payload_key, run_key
+from templar_pl.protocol.keys import aggregate_keys, debug_keys, payload_key, payload_keys, run_key
 from templar_pl.units import Uid, Window
 from tests.exchange.fakes import Calls, Scripted
 
@@ -31,7 +31,7 @@ def fill(bucket: LocalBucket, run: str, uid: Uid, windows: range) -> set[str]:
 
 def test_payloads_older_than_the_kept_windows_are_deleted_and_younger_ones_stay(bucket: LocalBucket) -> None:
     fill(bucket, "run", ME, range(20))
-    retention = Retention(bucket, "run", ME, keep_windows=5)
+    retention = Retention(bucket, {payload_keys("run", ME): 5})
 
     retention.request(Window(19))
     retention.close(30)
@@ -48,7 +48,7 @@ def test_other_runs_other_peers_and_other_objects_are_left_alone(bucket: LocalBu
         bucket.put(key, b"x")
         foreign.add(key)
     fill(bucket, "run", ME, range(3))
-    retention = Retention(bucket, "run", ME, keep_windows=1)
+    retention = Retention(bucket, {payload_keys("run", ME): 1})
 
     retention.request(Window(1000))
     retention.close(30)
@@ -71,7 +71,7 @@ def test_the_bucket_is_listed_once_and_each_payload_deleted_once(bucket: LocalBu
 
     watch = Watch()
     fill(bucket, "run", ME, range(3))
-    retention = Retention(Scripted(bucket, watch), "run", ME, keep_windows=2)
+    retention = Retention(Scripted(bucket, watch), {payload_keys("run", ME): 2})
     for number in range(3, 10):
         fill(bucket, "run", ME, range(number, number + 1))
         retention.request(Window(number))
@@ -90,7 +90,7 @@ def test_a_request_returns_although_the_store_hangs_and_close_gives_up(bucket: L
         entered.set()
         assert release.wait(60)
 
-    retention = Retention(Scripted(bucket, hang), "run", ME, keep_windows=1)
+    retention = Retention(Scripted(bucket, hang), {payload_keys("run", ME): 1})
     retention.request(Window(5))
     retention.request(Window(6))
     assert entered.wait(30)
@@ -109,7 +109,7 @@ def test_a_failure_is_logged_once_and_made_up_for_later(bucket: LocalBucket, cap
         failed.release()
         calls(name, key)
 
-    retention = Retention(Scripted(bucket, before), "run", ME, keep_windows=1)
+    retention = Retention(Scripted(bucket, before), {payload_keys("run", ME): 1})
     # Requests: list fails; list works, delete fails; delete fails; delete works.
     with caplog.at_level(logging.WARNING):
         for number, num_calls in ((10, 1), (11, 2), (12, 1), (13, 1)):
@@ -124,7 +124,7 @@ def test_a_failure_is_logged_once_and_made_up_for_later(bucket: LocalBucket, cap
 
 def test_closing_without_a_request_asks_the_store_nothing(bucket: LocalBucket) -> None:
     calls = Calls()
-    retention = Retention(Scripted(bucket, calls), "run", ME, keep_windows=1)
+    retention = Retention(Scripted(bucket, calls), {payload_keys("run", ME): 1})
 
     retention.close(1)
 
@@ -133,6 +133,39 @@ def test_closing_without_a_request_asks_the_store_nothing(bucket: LocalBucket) -
         retention.request(Window(1))
 
 
-def test_keeping_no_window_is_refused(bucket: LocalBucket) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        Retention(bucket, "run", ME, keep_windows=0)
+def test_a_negative_number_of_windows_is_refused(bucket: LocalBucket) -> None:
+    with pytest.raises(ValueError, match="0 or more, got -1"):
+        Retention(bucket, {payload_keys("run", ME): -1})
+
+
+def test_each_kind_of_object_stays_for_its_own_number_of_windows(bucket: LocalBucket) -> None:
+    kinds = {payload_keys("run", ME): 3, debug_keys("run", ME): 0, aggregate_keys("run"): 5}
+    deleted: list[list[str]] = []
+    for keys in kinds:
+        for window in range(10):
+            bucket.put(keys.key(Window(window)), b"x")
+    others = debug_keys("run", OTHER).key(Window(0))
+    bucket.put(others, b"x")
+
+    def watch(name: str, key: str) -> None:
+        if name == "delete":
+            deleted.append(key.split())
+
+    retention = Retention(Scripted(bucket, watch), kinds)
+    retention.request(Window(9))
+    retention.close(30)
+
+    kept = {keys.key(Window(window)) for keys, number in kinds.items() for window in range(9 - number, 10)}
+    assert set(bucket.list("")) == kept | {others}
+    assert len(deleted) == 1
+
+
+def test_notes_are_written_and_go_when_their_time_is_over(bucket: LocalBucket) -> None:
+    keys = debug_keys("run", ME)
+    retention = Retention(bucket, {keys: 2})
+    for number in range(4):
+        retention.request(Window(number), {keys.key(Window(number)): b"note %d" % number})
+    retention.close(30)
+
+    assert set(bucket.list("")) == {keys.key(Window(number)) for number in (1, 2, 3)}
+    assert bucket.get(keys.key(Window(3)), max_bytes=100) == b"note 3"

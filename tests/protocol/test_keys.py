@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from templar_pl.protocol import PayloadKey, parse_payload_key, payload_key, payload_prefix, run_key
+from templar_pl.protocol import (
+    PayloadKey,
+    aggregate_keys,
+    debug_keys,
+    parse_payload_key,
+    payload_key,
+    payload_keys,
+    payload_prefix,
+    run_key,
+)
 from templar_pl.protocol.keys import MAX_UID, MAX_WINDOW
 from templar_pl.units import Uid, Window
 
@@ -19,11 +28,31 @@ def test_the_keys_of_a_run_read_as_documented() -> None:
     assert run_key("my-run") == "my-run/run.json"
     assert payload_prefix("my-run") == "my-run/payload/"
     assert payload_key("my-run", Window(42), Uid(7)) == "my-run/payload/000000042/7.bin"
+    assert debug_keys("my-run", Uid(7)).key(Window(42)) == "my-run/debug/000000042/7.json"
+    assert aggregate_keys("my-run").key(Window(42)) == "my-run/aggregate/000000042.bin"
 
 
 @given(runs, windows, uids)
 def test_parsing_undoes_making_a_payload_key(run: str, window: Window, uid: Uid) -> None:
     assert parse_payload_key(payload_key(run, window, uid)) == PayloadKey(run, window, uid)
+
+
+@given(runs, windows, uids)
+def test_the_window_of_a_key_is_told_by_keys_of_its_kind_run_and_node_only(run: str, window: Window, uid: Uid) -> None:
+    kinds = [payload_keys(run, uid), debug_keys(run, uid), aggregate_keys(run)]
+    kinds += [payload_keys(run, Uid((uid + 1) % MAX_UID)), payload_keys(f"{run[:60]}-b", uid)]
+
+    for place, keys in enumerate(kinds):
+        told = [other.window_of(keys.key(window)) for other in kinds]
+        assert told == [window if other == place else None for other in range(len(kinds))]
+
+
+@given(st.text())
+def test_any_text_is_told_the_window_of_its_key_or_none(text: str) -> None:
+    keys = payload_keys("run", Uid(7))
+    for candidate in (text, f"run/payload/{text}/7.bin"):
+        window = keys.window_of(candidate)
+        assert window is None or keys.key(window) == candidate
 
 
 @given(runs, windows, windows, uids)
