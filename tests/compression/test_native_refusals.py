@@ -3,60 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 
 from templar_pl.compression import ChunkGrid, SectionError, chunk_grid, decode_body, native_fault
-from templar_pl.compression.elias_fano import IndexCode
+from tests.compression.records import FULL, PART, SILENT, Record, Section, good_section
 
 pytestmark = pytest.mark.skipif(bool(native_fault()), reason=native_fault() or "native is there")
 
-FULL, SILENT, PART = range(3)  # the chunks of a body: all slots used, none, two
 LAYOUTS = {"usual": (64, 32), "padded": (60, 5)}  # edge, k; the first is read by code of its own
-
-
-@dataclass
-class Record:
-    """A record as numbers; `pads` are bits behind its three parts: upper, low, signs."""
-
-    places: list[int]
-    signs: int = 0
-    pads: list[int] = field(default_factory=lambda: [0, 0, 0])
-
-    def encode(self, code: IndexCode) -> bytes:
-        """Write the parts as they are, right or wrong."""
-        low_bits, count = code.low_bits, len(self.places)
-        upper = sum(1 << ((place >> low_bits) + i) for i, place in enumerate(self.places))
-        low = sum((place & ((1 << low_bits) - 1)) << (i * low_bits) for i, place in enumerate(self.places))
-        parts = [(upper, code.upper_bits), (low, count * low_bits), (self.signs, count)]
-        return b"".join(
-            (number | pad << bits).to_bytes(-(-bits // 8), "little")
-            for (number, bits), pad in zip(parts, self.pads, strict=True)
-        )
-
-
-@dataclass
-class Section:
-    """A body of one parameter as numbers."""
-
-    records: list[Record]
-    code: IndexCode
-    base: int = 7
-    codes: list[int] = field(default_factory=lambda: [255, 0, 9])
-
-    def encode(self) -> bytes:
-        """Write it."""
-        records = b"".join(record.encode(self.code) for record in self.records)
-        return self.base.to_bytes(2, "little", signed=True) + bytes(self.codes) + records
-
-
-def good_section(grid: ChunkGrid) -> Section:
-    k, last = grid.topk, grid.chunk_numel - 1
-    code = IndexCode(k, grid.chunk_numel)
-    return Section(
-        [Record([*range(k - 1), last], signs=5), Record([0] * k), Record([3] + [9] * (k - 1), signs=2)], code
-    )
 
 
 def be_silent(section: Section, base: int) -> None:
@@ -112,9 +67,9 @@ FAULTS: dict[str, Callable[[Section], None]] = {
     "place above the chunk": lambda section: move(FULL, -1, section.code.bound)(section),
 }
 PADDED: dict[str, Callable[[Section], None]] = {
-    "padding of the upper part": change(PART, pads=[1, 0, 0]),
-    "padding of the low part": change(PART, pads=[0, 1, 0]),
-    "padding of the signs": change(PART, pads=[0, 0, 1]),
+    "padding of the upper part": change(PART, pads=[1, 0, 0, 0]),
+    "padding of the low part": change(PART, pads=[0, 1, 0, 0]),
+    "padding of the signs": change(PART, pads=[0, 0, 1, 0]),
     "descending low parts": lambda section: setattr(
         section.records[FULL], "places", [1, 0, *section.records[FULL].places[2:]]
     ),
