@@ -30,6 +30,10 @@ class ObjectMissingError(StoreError):
         self.answered_at = answered_at
 
 
+class OversizedError(StoreError):
+    """The object has more bytes than the caller takes; none of them were read."""
+
+
 class ChainError(TemplarError):
     """The chain did not answer or refused: retry until the deadline of the window."""
 

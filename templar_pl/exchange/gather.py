@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from templar_pl.errors import Fault, ObjectMissingError, PayloadError, StoreError
+from templar_pl.errors import Fault, ObjectMissingError, OversizedError, PayloadError, StoreError
 from templar_pl.exchange.store import BucketReader, retry_delay_s
 from templar_pl.units import Uid, Window
 
@@ -222,6 +222,8 @@ class _Downloads:
             return
         try:
             answer = self._fetch(bucket, self._requests[uid])
+        except OversizedError as error:
+            self._settle(uid, _refusal(self._requests[uid], Fault.SIZE, str(error)))
         except StoreError as error:
             self._ask_later(uid, error)
         except PayloadError as error:

@@ -19,7 +19,7 @@ from io import FileIO
 from pathlib import Path
 from uuid import uuid4
 
-from templar_pl.errors import ObjectMissingError, StoreError
+from templar_pl.errors import ObjectMissingError, OversizedError, StoreError
 from templar_pl.exchange.disk import explained, sync_folder
 from templar_pl.exchange.download import open_download
 from templar_pl.exchange.large_objects import FileDigest, SourceFile, open_source, part_ranges
@@ -82,7 +82,7 @@ class LocalReader:
         with explained("read", path), _missing_told(path), _open(path) as file:
             size = _info(path, os.fstat(file.fileno())).size
             if size > max_bytes:
-                raise StoreError(f"{path} holds {size} bytes, and no more than {max_bytes} are allowed")
+                raise OversizedError(f"{path} holds {size} bytes, and no more than {max_bytes} are allowed")
             data = _read_exactly(file.read, size)
         if len(data) != size:
             raise StoreError(f"{path} ended after {len(data)} of {size} bytes: it was changed while it was read")

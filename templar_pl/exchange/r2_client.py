@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import boto3.session
@@ -14,6 +15,7 @@ from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConfigVal
 from botocore.loaders import Loader
 
 from templar_pl.exchange.credentials import AccessKey
+from templar_pl.exchange.r2_http import BoundedHttp
 from templar_pl.exchange.r2_options import R2Options
 
 REGION = "auto"
@@ -32,7 +34,7 @@ class Clients:
         self._options = options
         self._lock = threading.Lock()  # guards all below
         self._session: boto3.session.Session | None = None
-        self._clients: dict[tuple[str, AccessKey], Any] = {}
+        self._clients: dict[tuple[str, AccessKey], _Client] = {}
 
     def get(self, endpoint_url: str, key: AccessKey) -> Any:
         """Return the client for an endpoint and a key; nothing is connected before it is used."""
@@ -43,14 +45,23 @@ class Clients:
                 if self._session is None:
                     self._session = _isolated_session()
                 client = self._clients[endpoint_url, key] = _make(self._session, endpoint_url, key, self._options)
-            return client
+            return client.s3
 
     def close(self) -> None:
         """Close all connections that are not in use. Clients asked for later are new ones."""
         with self._lock:
             clients, self._clients = list(self._clients.values()), {}
         for client in clients:
-            client.close()
+            client.s3.close()
+            client.http.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """A client and what sends its requests."""
+
+    s3: Any
+    http: BoundedHttp
 
 
 def _isolated_session() -> boto3.session.Session:
@@ -64,7 +75,8 @@ def _isolated_session() -> boto3.session.Session:
     return boto3.session.Session(botocore_session=core)
 
 
-def _make(session: boto3.session.Session, endpoint_url: str, key: AccessKey, options: R2Options) -> Any:
+def _make(session: boto3.session.Session, endpoint_url: str, key: AccessKey, options: R2Options) -> _Client:
+    http = BoundedHttp(options)
     client: Any = session.client(
         "s3",
         endpoint_url=endpoint_url,
@@ -72,9 +84,6 @@ def _make(session: boto3.session.Session, endpoint_url: str, key: AccessKey, opt
         aws_access_key_id=key.key_id,
         aws_secret_access_key=key.secret.reveal(),
         config=Config(
-            connect_timeout=options.connect_timeout_s,
-            read_timeout=options.read_timeout_s,
-            max_pool_connections=options.max_connections,
             retries={"total_max_attempts": 1, "mode": "standard"},
             # The newer default sends checksums in trailers, which not every store understands.
             request_checksum_calculation="when_required",
@@ -86,12 +95,19 @@ def _make(session: boto3.session.Session, endpoint_url: str, key: AccessKey, opt
         ),
     )
     client.meta.events.register_last("before-call.s3", _do_not_wait_for_continue)
-    return client
+    client.meta.events.register_last("before-parameter-build.s3", _do_not_move)
+    client.meta.events.register("before-send.s3", http.send)
+    return _Client(client, http)
 
 
 def _do_not_wait_for_continue(params: dict[str, Any], **_: object) -> None:
     """Send a body at once. R2 knows no `100 Continue`, and botocore would wait a second for it with every put."""
     params["headers"].pop("Expect", None)
+
+
+def _do_not_move(context: dict[str, Any], **_: object) -> None:
+    """Take a redirect for a refusal: botocore would ask after the bucket's region, and again if that is redirected."""
+    context["s3_redirect"]["redirected"] = True
 
 
 def _silence_secrets() -> None:

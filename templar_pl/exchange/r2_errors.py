@@ -23,9 +23,11 @@ from urllib3.exceptions import ReadTimeoutError as BodyTimeoutError
 
 from templar_pl.errors import ObjectMissingError, StoreError
 
-NETWORK_ERRORS = (BotoCoreError, ClientError, HTTPError, ResponseParserError, KeyError, ValueError)
-"""What a call of a client, or reading its answer, may raise. The last two come from an answer that lacks a field or has
-one that cannot be parsed: botocore lets them through."""
+_ODD_ANSWERS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+NETWORK_ERRORS = (BotoCoreError, ClientError, HTTPError, ResponseParserError, *_ODD_ANSWERS)
+"""What a call of a client, or reading its answer, may raise. botocore does not check answers: one that lacks a field,
+has one twice, XML inside of it or a time beyond all calendars, or is nested too deeply, raises whatever comes of it."""
 
 _TRANSIENT_CODES = frozenset({"BadDigest", "OperationAborted", "RequestTimeout", "SlowDown", "TooManyRequests"})
 _TRANSIENT_INSIDE = frozenset({"InternalError", "ServiceUnavailable"})  # of one key in an answer to many
@@ -35,8 +37,6 @@ _BROKEN: tuple[tuple[type[Exception], str], ...] = (
     (ReadTimeoutError, "the store fell silent"),
     (BodyTimeoutError, "the store fell silent"),
     (ResponseParserError, "the answer is not that of an S3 store"),
-    (KeyError, "the answer is not that of an S3 store"),
-    (ValueError, "the answer is not that of an S3 store"),
 )
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -77,7 +77,7 @@ def explain(error: Exception, action: str, place: Place) -> StoreError:
 
 def refusal(codes: Sequence[str], count: int, place: Place) -> StoreError:
     """Turn the errors inside an answer into ours; `codes` are the different ones of `count` errors."""
-    what = f"{count} of them were refused: {', '.join(codes)[:200]}"
+    what = f"{count} of them were refused: {_printable(', '.join(codes)[:200])}"
     if all(code in _TRANSIENT_CODES or code in _TRANSIENT_INSIDE for code in codes):
         return TransientError(what)
     advice = f": {_denied('AccessDenied', place)}" if "AccessDenied" in codes else ""
@@ -102,7 +102,7 @@ def answered_at(answer: dict[str, Any]) -> float | None:
 
 def code_of(error: ClientError) -> str:
     """Return the store's word for what is wrong. Answers to HEAD have no body: there it is the status."""
-    return str(_dict(error.response, "Error").get("Code", ""))[:100]
+    return _printable(str(_dict(error.response, "Error").get("Code", ""))[:100])
 
 
 def _refused(error: ClientError, what: str, place: Place) -> StoreError:
@@ -153,6 +153,8 @@ def _skew(error: ClientError) -> str:
 
 def _broken(error: Exception, what: str, place: Place) -> StoreError:
     cause = error.kwargs.get("error") if isinstance(error, BotoCoreError) else None
+    if isinstance(cause, StoreError):
+        return type(cause)(f"{what}: {cause}")
     if isinstance(error, SSLError):
         return StoreError(f"{what}: no secure connection: {_cut(cause)}. Check {place.account} and the system's clock")
     if isinstance(cause, NameResolutionError):
@@ -160,12 +162,20 @@ def _broken(error: Exception, what: str, place: Place) -> StoreError:
     for kind, reason in _BROKEN:
         if isinstance(error, kind):
             return TransientError(f"{what}: {reason}. Check the network and {place.account}")
+    if isinstance(error, _ODD_ANSWERS):
+        why = f"{type(error).__name__}: {_cut(error)}"
+        return TransientError(f"{what}: the answer is not that of an S3 store ({why}). Check {place.account}")
     return TransientError(f"{what}: the connection broke ({type(error).__name__}: {_cut(cause or error)})")
 
 
 def _cut(cause: object) -> str:
     """Return the end of a chain of errors, the part that says why; never a request."""
-    return str(cause).rpartition(": ")[2][:200]
+    return _printable(str(cause).rpartition(": ")[2][:200])
+
+
+def _printable(text: str) -> str:
+    """Return a stranger's text without what could forge a line of a log or move a cursor."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _dict(parent: Any, key: str) -> dict[str, Any]:

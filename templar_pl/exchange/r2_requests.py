@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ParamValidationError
 
-from templar_pl.errors import StoreError
+from templar_pl.errors import OversizedError, StoreError
 from templar_pl.exchange.r2_errors import NETWORK_ERRORS, Place, TransientError, explain
 from templar_pl.exchange.r2_options import R2Options
 from templar_pl.exchange.store import retry_delay_s
@@ -85,7 +85,8 @@ def read_body(answer: dict[str, Any], *, max_bytes: int, deadline: float) -> byt
     """Read the body of an answer, of exactly the length that was promised.
 
     Raises:
-        StoreError: more than `max_bytes` are promised (nothing is read then), or the length is not said.
+        OversizedError: more than `max_bytes` are promised; nothing is read then.
+        StoreError: the length is not said, or is none.
         TransientError: the body ends early, or is not there at the deadline.
         HTTPError: the connection broke.
     """
@@ -93,8 +94,10 @@ def read_body(answer: dict[str, Any], *, max_bytes: int, deadline: float) -> byt
     with answer["Body"] as stream:  # closes the connection, unless it went back to the pool with the last byte
         if size is None:
             raise StoreError("the store does not say how long the object is")
+        if size < 0:
+            raise StoreError(f"the store says that the object has {size} bytes")
         if size > max_bytes:
-            raise StoreError(f"the object has {size} bytes, and no more than {max_bytes} are allowed")
+            raise OversizedError(f"the object has {size} bytes, and no more than {max_bytes} are allowed")
         parts: list[bytes] = []
         left = size
         while left:

@@ -33,6 +33,9 @@ from templar_pl.exchange.store import ObjectInfo, check_key, check_prefix
 DELETE_BATCH = 1000
 """Keys one request may delete, by S3."""
 
+MAX_PAGES = 200
+"""Of one listing, of 1000 keys at most: a stranger's may have no end."""
+
 _NONCE = "writer"  # metadata that tells our object from one that somebody else wrote at the same time
 _ACCOUNT_NAMES = f"{names.ACCOUNT_ID}, {names.BUCKET} and {names.ENDPOINT_URL}"
 
@@ -101,8 +104,12 @@ class R2Reader:
     def head(self, key: str) -> ObjectInfo:
         """Describe an object."""
         check_key(key)
-        answer = self._head(key)
-        return ObjectInfo(answer["ContentLength"], answer["LastModified"].timestamp(), answered_at(answer))
+
+        def head(client: Any, _: float) -> ObjectInfo:
+            answer = client.head_object(Bucket=self._bucket, Key=key)
+            return ObjectInfo(answer["ContentLength"], answer["LastModified"].timestamp(), answered_at(answer))
+
+        return self._requests.send(f"look at {key}", head)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """Read a whole object of at most `max_bytes`."""
@@ -128,29 +135,31 @@ class R2Reader:
         """Name the objects under a prefix, in ascending order; nothing if there is no such bucket."""
         check_prefix(prefix)
         keys: list[str] = []
-        page: dict[str, Any] = {}
+        token: str | None = None
         try:
-            while page := self._page(prefix, page.get("NextContinuationToken")):
-                keys += [entry["Key"] for entry in page.get("Contents", [])]
-                if not page.get("IsTruncated"):
-                    break
+            for _ in range(MAX_PAGES):
+                found, token = self._page(prefix, token)
+                keys += found
+                if token is None:
+                    return iter(sorted(keys))
         except ObjectMissingError:
             return iter(())
-        return iter(sorted(keys))
+        raise StoreError(f"cannot list {prefix or 'objects'} in {self.place}: more than {MAX_PAGES} pages")
 
     def check(self) -> None:
         """See that the bucket is there and may be listed with this key. Raises `StoreError` that says what is not."""
         self._requests.send("list objects", lambda client, _: client.list_objects_v2(Bucket=self._bucket, MaxKeys=1))
 
-    def _head(self, key: str) -> dict[str, Any]:
-        return self._requests.send(f"look at {key}", lambda client, _: client.head_object(Bucket=self._bucket, Key=key))
-
-    def _page(self, prefix: str, token: str | None) -> dict[str, Any]:
+    def _page(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
+        """Return some keys, and what to ask for the next ones with; None behind the last."""
         more = {"ContinuationToken": token} if token else {}
-        return self._requests.send(
-            f"list {prefix or 'objects'}",
-            lambda client, _: client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **more),
-        )
+
+        def page(client: Any, _: float) -> tuple[list[str], str | None]:
+            answer = client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **more)
+            keys = [entry["Key"] for entry in answer.get("Contents", [])]
+            return keys, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
+
+        return self._requests.send(f"list {prefix or 'objects'}", page)
 
 
 class R2Bucket(R2Reader):

@@ -49,7 +49,8 @@ class BucketReader(Protocol):
 
         Raises:
             ObjectMissingError: there is no object under this key.
-            StoreError: the object is larger than `max_bytes`, found out before that much is read; or the store failed.
+            OversizedError: the object is larger than `max_bytes`, found out before that much is read.
+            StoreError: the store failed.
         """
         ...
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from templar_pl.errors import ObjectMissingError, StoreError
+from templar_pl.errors import ObjectMissingError, OversizedError, StoreError
 from templar_pl.exchange.store import Bucket, BucketReader, ObjectInfo, check_key, check_prefix, is_segment
 
 
@@ -43,7 +43,7 @@ class MemoryBucket:
     def get(self, key: str, *, max_bytes: int) -> bytes:
         data, _ = self._find(key)
         if len(data) > max_bytes:
-            raise StoreError(f"{key} holds {len(data)} bytes, more than {max_bytes}")
+            raise OversizedError(f"{key} holds {len(data)} bytes, more than {max_bytes}")
         return data
 
     def list(self, prefix: str) -> Iterator[str]:

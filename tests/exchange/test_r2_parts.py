@@ -20,7 +20,7 @@ from templar_pl.exchange.large_objects import FileDigest
 from templar_pl.exchange.r2_options import R2Options
 from templar_pl.exchange.r2_store import R2Bucket
 from tests.servers.nodes import IN_SMALL_PARTS, credentials, empty, node_buckets
-from tests.servers.proxy import Asked, Reply, error, first, passed_on, proxy
+from tests.servers.proxy import Answer, Asked, Reply, error, first, passed_on, proxy
 
 MIB = 2**20
 SIZE = 22 * MIB  # five parts
@@ -111,7 +111,7 @@ def test_an_upload_that_fails_is_thrown_away_and_the_old_object_stays(upstream: 
 def test_an_upload_whose_last_answer_was_lost_is_known_to_be_complete(upstream: str, source: Path) -> None:
     is_lost: list[bool] = []
 
-    def lose_the_end(asked: Asked) -> Reply | None:
+    def lose_the_end(asked: Asked) -> Answer:
         if asked.method != "POST" or "uploadId" not in asked.path:
             return passed_on(asked)
         if is_lost:
@@ -211,7 +211,7 @@ def test_a_part_of_the_wrong_length_is_not_kept(upstream: str, source: Path, tmp
     digest = bucket_at(upstream).put_file("a", source)
     short = first(1, lambda _: Reply(206, b"short"))
 
-    def shorten(asked: Asked) -> Reply | None:
+    def shorten(asked: Asked) -> Answer:
         return short(asked) if "Range" in asked.headers else passed_on(asked)
 
     with proxy(upstream, shorten) as log:

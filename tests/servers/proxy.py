@@ -38,8 +38,18 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Script = Callable[[Asked], Reply | None]
-"""Answers a request; None resets the connection instead."""
+@dataclass(frozen=True)
+class Raw:
+    """One answer, byte by byte from the status line on; then the connection ends."""
+
+    parts: Iterable[bytes]
+
+
+Answer = Reply | Raw | None
+"""None resets the connection."""
+
+Script = Callable[[Asked], Answer]
+"""Answers a request."""
 
 
 @dataclass
@@ -66,7 +76,7 @@ def first(count: int, bent: Script) -> Script:
     """Use one script for the first requests and pass on all later ones."""
     left = [count]
 
-    def script(asked: Asked) -> Reply | None:
+    def script(asked: Asked) -> Answer:
         left[0] -= 1
         return bent(asked) if left[0] >= 0 else passed_on(asked)
 
@@ -138,6 +148,10 @@ class _Handler(BaseHTTPRequestHandler):
             # Lingering for zero seconds turns the end of the connection into a reset.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
+        elif isinstance(reply, Raw):
+            self.close_connection = True
+            for part in reply.parts:
+                self.wfile.write(part)
         else:
             self._answer(reply)
 
