@@ -7,6 +7,7 @@ bodies of refusals and of listings to their end, however long they are.
 from __future__ import annotations
 
 import io
+import re
 import socket
 import time
 from functools import partial, partialmethod
@@ -39,6 +40,9 @@ MAX_HEAD_BYTES = 2**17
 
 _SLICE_BYTES = 2**16
 
+_ALIEN = re.compile(rb"\0|<!DOCTYPE|<\?xml[^>]{0,200}\bencoding\s*=\s*[\"'](?!utf-8[\"'])", re.IGNORECASE)
+"""What no S3 store sends: entities that multiply, or an encoding in which they could hide."""
+
 
 class BoundedHttp:
     """Sends the requests of one client; every answer ends `request_timeout_s` after its request at the latest."""
@@ -64,6 +68,10 @@ class BoundedHttp:
         if is_object and not is_refused:
             return answer
         body = _read_all(answer.raw, MAX_REFUSAL_BYTES if is_refused else MAX_ANSWER_BYTES)
+        if _ALIEN.search(body):
+            if not is_refused:
+                raise TransientError("the answer has a document type or an encoding of its own")
+            body = b""  # the status says enough
         return AWSResponse(answer.url, answer.status_code, answer.headers, _Held(body))
 
     def close(self) -> None:

@@ -198,6 +198,23 @@ def test_a_listing_that_never_ends_is_given_up() -> None:
     assert len(log.requests) == MAX_PAGES
 
 
+LAUGHS = '<?xml version="1.0"?><!DOCTYPE l [<!ENTITY l "laugh">]><Error><Code>&l;</Code></Error>'
+HIDDEN = "<Error><Code>laugh</Code></Error>"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [LAUGHS.encode(), LAUGHS.encode("utf-16"), b"<?xml version='1.0' encoding='cp037'?>" + HIDDEN.encode("cp037")],
+)
+def test_entities_of_a_strangers_own_are_never_resolved(body: bytes) -> None:
+    with proxy("", lambda asked: Reply(403 if asked.path.endswith("/a") else 200, body)) as log:
+        bucket = bucket_at(log.url, AT_ONCE)
+        with pytest.raises(StoreError, match=r"was used for \(403\)"):
+            bucket.get("a", max_bytes=10)
+        with pytest.raises(StoreError, match="a document type or an encoding of its own"):
+            list(bucket.list(""))
+
+
 def test_a_head_that_never_ends_is_read_up_to_a_limit() -> None:
     sent: list[int] = []
 
