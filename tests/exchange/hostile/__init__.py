@@ -1,0 +1,1 @@
+"""Ways a peer can be wrong, as tables that are tested and printed."""
