@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from itertools import count
 
 from templar_pl.errors import StoreError
 from templar_pl.exchange.store import Bucket, ObjectInfo, retry_delay_s
@@ -33,37 +36,67 @@ def publish(bucket: Bucket, key: str, data: bytes, *, deadline: float, retry_s: 
 
     What was published once is never changed: others may have applied it. Whoever calls adopts what `existing` says.
 
+    Returns or raises at the deadline at the latest, even if the store hangs: what is under way then is left to itself.
+
     Args:
         bucket: the own bucket.
         key: of the object.
         data: the whole object.
-        deadline: in seconds of `time.monotonic()`; there is one try at least.
+        deadline: in seconds of `time.monotonic()`.
         retry_s: seconds before the second try at the earliest; later pauses grow.
 
     Raises:
         StoreError: the object could not be put by the deadline, or one of another size is in its place. In the first
-            case it may still be in the bucket; publishing it again finds out.
+            case it may be in the bucket all the same, or land there later; publishing it again finds out.
     """
-    tries = 0
-    was_put = False
-    while True:
-        tries += 1
+    tries = _Tries(bucket, key, data, retry_s, deadline)
+    found: Future[Published] = Future()
+    # A daemon: a call that hangs must not keep the process from ending.
+    threading.Thread(target=tries.run, args=(found,), name="publish", daemon=True).start()
+    wait([found], max(0.0, deadline - time.monotonic()))
+    if not found.done():
+        raise StoreError(f"{key} could not be published by the deadline: {tries.reason}")
+    return found.result()
+
+
+class _Tries:
+    """Publishes an object, again and again until the deadline."""
+
+    def __init__(self, bucket: Bucket, key: str, data: bytes, retry_s: float, deadline: float) -> None:
+        self._bucket, self._key, self._data = bucket, key, data
+        self._retry_s, self._deadline = retry_s, deadline
+        self.reason = "the store has not answered"
+        """What the last try that ended came to."""
+
+    def run(self, found: Future[Published]) -> None:
         try:
-            was_put = bucket.put_once(key, data) or was_put
-            info = bucket.head(key)
-            _check_size(info, key, len(data))
-            found = data if was_put else bucket.get(key, max_bytes=len(data))
-        except _InTheWayError:
-            raise
-        except StoreError as error:
-            delay = retry_delay_s(tries, retry_s)
-            if time.monotonic() + delay >= deadline:
-                raise StoreError(f"{key} could not be published in {tries} tries by the deadline: {error}") from error
+            found.set_result(self._publish())
+        except BaseException as error:  # noqa: BLE001 - a bug must rise in the caller, not die with this thread
+            found.set_exception(error)
+
+    def _publish(self) -> Published:
+        was_put = False
+        for tries in count(1):
+            try:
+                was_put = self._bucket.put_once(self._key, self._data) or was_put
+                return self._look(was_put)
+            except _InTheWayError:
+                raise
+            except StoreError as error:
+                self.reason = f"{error} (in {tries} {'try' if tries == 1 else 'tries'})"
+            delay = retry_delay_s(tries, self._retry_s)
+            if time.monotonic() + delay >= self._deadline:
+                raise StoreError(f"{self._key} could not be published by the deadline: {self.reason}")
             time.sleep(delay)  # nothing can happen meanwhile that would be worth waking up for
-        else:
-            is_ours = found == data
-            sha256, existing = hashlib.sha256(found).digest(), None if is_ours else found
-            return Published(sha256, info.modified, len(data) if was_put else 0, existing)
+        raise AssertionError("unreachable: counting does not end")
+
+    def _look(self, was_put: bool) -> Published:
+        """See what is in the bucket."""
+        info = self._bucket.head(self._key)
+        _check_size(info, self._key, len(self._data))
+        found = self._data if was_put else self._bucket.get(self._key, max_bytes=len(self._data))
+        sha256, existing = hashlib.sha256(found).digest(), None if found == self._data else found
+        return Published(sha256, info.modified, len(self._data) if was_put else 0, existing)
 
 
 class _InTheWayError(StoreError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from pathlib import Path
 
@@ -91,10 +92,46 @@ def test_a_store_that_fails_for_ever_is_given_up_at_the_deadline(bucket: LocalBu
     assert list(bucket.list("")) == []
 
 
-def test_there_is_one_try_even_after_the_deadline(bucket: LocalBucket) -> None:
-    publish(bucket, "run/a", b"data", deadline=time.monotonic() - 1)
+@pytest.mark.parametrize("name", ["put_once", "head", "get"])
+def test_a_store_that_hangs_is_left_at_the_deadline(bucket: LocalBucket, name: str) -> None:
+    bucket.put("run/a", b"DATA")
+    release = threading.Event()
+    hanging = Scripted(bucket, lambda call, _: release.wait(SOON_S) and None if call == name else None)
+    started = time.monotonic()
+    try:
+        with pytest.raises(StoreError, match="run/a could not be published by the deadline: the store has not"):
+            publish(hanging, "run/a", b"data", deadline=started + 0.2)
+        took_s = time.monotonic() - started
+    finally:
+        release.set()
 
-    assert bucket.get("run/a", max_bytes=4) == b"data"
+    assert 0.2 <= took_s < 10.0
+
+
+def test_a_store_that_hangs_after_it_failed_is_left_with_the_reason(bucket: LocalBucket) -> None:
+    release = threading.Event()
+    calls = Calls(put_once=1)
+
+    def hang_at_the_second_try(name: str, key: str) -> None:
+        calls(name, key)
+        release.wait(SOON_S)
+
+    try:
+        with pytest.raises(StoreError, match=r"503 Slow Down \(in 1 try\)"):
+            deadline = time.monotonic() + 1.0
+            publish(Scripted(bucket, hang_at_the_second_try), "run/a", b"data", deadline=deadline, retry_s=0.01)
+    finally:
+        release.set()
+
+    assert calls.names == ["put_once", "put_once"]
+
+
+def test_a_bug_of_a_store_rises(bucket: LocalBucket) -> None:
+    def break_down(name: str, key: str) -> None:
+        raise ZeroDivisionError(name)
+
+    with pytest.raises(ZeroDivisionError):
+        publish(Scripted(bucket, break_down), "run/a", b"data", deadline=time.monotonic() + SOON_S)
 
 
 def test_an_object_of_another_size_in_the_way_is_not_waited_for(bucket: LocalBucket) -> None:
