@@ -86,7 +86,8 @@ def test_values_of_2_and_3_bits_have_the_least_squared_error_of_all_scales_and_l
     error = (coefficients - dequantise(sparse)).double().square().sum().item()
     magnitudes = coefficients.abs()[0].tolist()
     least = min(reference.squared_error(magnitudes, scale, value_bits) for scale in range(-64, 64))
-    assert error <= least * (1 + 1e-5) + 1e-12
+    # A magnitude is rounded to fp32, by up to 2**-24 of it.
+    assert error <= least * (1 + 1e-5) + 2**-22 * max(magnitudes) * least**0.5 * len(row) + 1e-12
 
 
 @pytest.mark.parametrize("value_bits", LEVEL_BITS)
