@@ -1,7 +1,7 @@
 """Top-k selection of DCT coefficients.
 
 Shapes: N = chunks, K = coefficients per chunk, T = kept per chunk at most; F = places that were found, of all chunks,
-chunk after chunk.
+chunk after chunk; W = the most of them in a chunk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Kept:
     """(N,) int16; 0..T coefficients really kept."""
 
 
-def keep_largest(coefficients: Tensor, topk: int) -> Kept:
+def keep_largest(coefficients: Tensor, topk: int, *, room: Tensor | None = None) -> Kept:
     """Keep the coefficients of largest magnitude in every chunk; of equal ones those with the lower index.
 
     Exact zeros are never kept, so a chunk with fewer than `topk` other coefficients keeps fewer.
@@ -44,6 +44,7 @@ def keep_largest(coefficients: Tensor, topk: int) -> Kept:
         coefficients: (N, K) DCT coefficients; any float dtype; finite; K in 1..4096. Those below 2**-149, the least
             magnitude of fp32, count as zeros.
         topk: coefficients to keep per chunk; 1 <= topk <= K.
+        room: fp32, at least as many elements, to work in; fresh memory costs three times as much as the magnitudes.
 
     Raises:
         ValueError: topk is outside 1..K.
@@ -54,30 +55,36 @@ def keep_largest(coefficients: Tensor, topk: int) -> Kept:
     chunk_numel = coefficients.shape[-1]
     if not 1 <= topk <= chunk_numel:
         raise ValueError(f"topk must be in 1..{chunk_numel}, got {topk}")
-    blocks = [_keep(block, topk) for block in coefficients.split(CHUNKS_AT_ONCE)] if len(coefficients) else []
-    if len(blocks) == 1:
-        return blocks[0]
+    if 0 < len(coefficients) <= CHUNKS_AT_ONCE:
+        return _keep(coefficients, topk, room)
+    blocks = [_keep(block, topk, room) for block in coefficients.split(CHUNKS_AT_ONCE)] if len(coefficients) else []
     indices = coefficients.new_empty(0, topk, dtype=torch.int16)
     counts = coefficients.new_empty(0, dtype=torch.int16)
     return Kept(torch.cat([indices, *(b.indices for b in blocks)]), torch.cat([counts, *(b.counts for b in blocks)]))
 
 
-def _keep(coefficients: Tensor, topk: int) -> Kept:
+def _keep(coefficients: Tensor, topk: int, room: Tensor | None) -> Kept:
     """Do what `keep_largest` does for chunks few enough that their magnitudes stay in the cache."""
-    chunk_numel = coefficients.shape[-1]
-    magnitudes = coefficients.abs().contiguous()
+    num_chunks, chunk_numel = coefficients.shape
+    if room is None or coefficients.element_size() != room.element_size():
+        magnitudes = coefficients.abs().contiguous()
+    else:
+        magnitudes = torch.abs(coefficients, out=room.view(-1)[: coefficients.numel()].view_as(coefficients))
     if magnitudes.element_size() < 4:
         magnitudes = magnitudes.float()
     indices, is_undecided = _largest(magnitudes, topk)
+    if indices.shape[-1] == topk:  # every chunk has as many, and no two of them compete
+        return Kept(indices.to(torch.int16), indices.new_full((num_chunks,), topk, dtype=torch.int16))
+    indices = indices.sort(-1).values[:, :topk]
     rows = true_places(is_undecided)
     if len(rows):  # a stable sort, some 20 times slower
-        indices[rows] = torch.sort(magnitudes[rows], dim=-1, descending=True, stable=True).indices[:, :topk]
-    indices = indices.to(torch.int16).sort(-1).values
+        best = torch.sort(magnitudes[rows], dim=-1, descending=True, stable=True).indices[:, :topk]
+        indices[rows] = best.sort(-1).values
     is_used = indices < chunk_numel
     counts = is_used.sum(-1)
     last = indices.gather(-1, (counts - 1).clamp(min=0)[:, None])
     filler = torch.where(counts[:, None] > 0, last, 0)
-    return Kept(torch.where(is_used, indices, filler), counts.to(torch.int16))
+    return Kept(torch.where(is_used, indices, filler).to(torch.int16), counts.to(torch.int16))
 
 
 def true_places(mask: Tensor) -> Tensor:
@@ -96,28 +103,31 @@ def _kth_largest(magnitudes: Tensor, k: int) -> Tensor:
 
 
 def _largest(magnitudes: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """Return (N, T) int64 places of the largest magnitudes, in no order, and K in unused slots.
+    """Return (N, T) int64 ascending places of the largest magnitudes if every chunk has so many and no two compete.
 
-    Also (N,) whether a chunk is undecided, because more coefficients are as large as the smallest one kept than fit
-    in, or because too many passed the first stage; its places mean nothing.
+    Else (N, more than T), in no order, with K in unused slots; and (N,) whether a chunk is undecided, because more
+    coefficients are as large as the smallest one kept than fit in, or because too many passed the first stage: its
+    places mean nothing.
     """
     num_chunks, chunk_numel = magnitudes.shape
-    found = _candidates(magnitudes, topk)
-    chunks = found // chunk_numel  # (F,)
-    counts = torch.bincount(chunks, minlength=num_chunks)  # (N,)
+    found, firsts = _candidates(magnitudes, topk), torch.arange(num_chunks + 1, device=magnitudes.device) * chunk_numel
+    counts = torch.searchsorted(found, firsts).diff()  # (N,)
     is_undecided = counts > _CROWD * topk
-    most = int(counts.max()) if num_chunks else 0
-    if most > _CROWD * topk:
-        found, chunks, counts = _chosen(~is_undecided[chunks], found, chunks, num_chunks)
-        most = int(counts.max())
-    if most > topk:
-        values = magnitudes.view(-1).index_select(0, found)
-        bounds = _kth_largest(_in_rows(values, chunks, counts, most, fill=0.0), topk)
-        found, chunks, counts = _chosen(values >= bounds[:, 0].index_select(0, chunks), found, chunks, num_chunks)
-        is_undecided |= counts > topk
-        most = int(counts.max())
-    indices = _in_rows(found - chunks * chunk_numel, chunks, counts, max(most, topk), fill=chunk_numel)
-    return indices[:, :topk], is_undecided
+    if is_undecided.any():
+        found = found[~is_undecided.repeat_interleave(counts)]
+        counts = counts.masked_fill(is_undecided, 0)
+    width = max(int(counts.max()), topk + 1)
+    is_filled = torch.arange(width, device=magnitudes.device) < counts[:, None]  # (N, W)
+    values = magnitudes.new_zeros(num_chunks, width)
+    values.masked_scatter_(is_filled, magnitudes.view(-1).index_select(0, found))
+    is_kept = (values >= _kth_largest(values, topk)) & is_filled
+    num_kept = is_kept.sum(-1)
+    is_undecided |= num_kept > topk
+    places = found.new_full((num_chunks, width), chunk_numel)
+    places.masked_scatter_(is_filled, found - firsts[:-1].repeat_interleave(counts, output_size=len(found)))
+    if (num_kept == topk).all():
+        return places[is_kept].view(num_chunks, topk), is_undecided
+    return places.masked_fill_(~is_kept, chunk_numel), is_undecided
 
 
 def _candidates(magnitudes: Tensor, topk: int) -> Tensor:
@@ -130,32 +140,13 @@ def _candidates(magnitudes: Tensor, topk: int) -> Tensor:
     chunk_numel = magnitudes.shape[-1]
     num_groups = chunk_numel // GROUP
     if chunk_numel % GROUP or num_groups < 2 * topk:
-        return true_places(magnitudes >= _kth_largest(magnitudes, topk).clamp_(min=_LEAST))
-    maxima = magnitudes.view(-1, GROUP, num_groups).amax(1)
-    bounds = _kth_largest(maxima, topk).clamp_(min=_LEAST)  # (N, 1)
-    groups = true_places(maxima >= bounds)
-    chunks = groups // num_groups
-    firsts = groups + chunks * (chunk_numel - num_groups)
-    members = torch.arange(GROUP, device=magnitudes.device) * num_groups
-    places = (firsts[:, None] + members).view(-1)  # (groups * GROUP,)
-    values = magnitudes.view(-1).index_select(0, places).view(-1, GROUP)
-    return places.index_select(0, true_places(values >= bounds.index_select(0, chunks)))
-
-
-def _chosen(is_chosen: Tensor, found: Tensor, chunks: Tensor, num_chunks: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return those of the places (F,) that are chosen, their chunks, and how many each chunk has, (N,)."""
-    which = true_places(is_chosen)
-    left = chunks.index_select(0, which)
-    return found.index_select(0, which), left, torch.bincount(left, minlength=num_chunks)
-
-
-def _in_rows(values: Tensor, chunks: Tensor, counts: Tensor, width: int, *, fill: float) -> Tensor:
-    """Return values (F,) of chunks as (N, width) with as many of them in each row as counts (N,) says, then `fill`."""
-    rows = values.new_full((len(counts), width), fill)
-    starts = torch.arange(len(counts), device=counts.device) * width - counts.cumsum(0) + counts
-    slots = torch.arange(len(values), device=counts.device) + starts.index_select(0, chunks)
-    rows.view(-1)[slots] = values
-    return rows
+        bounds = _kth_largest(magnitudes, topk)
+    else:
+        bounds = _kth_largest(magnitudes.view(-1, GROUP, num_groups).amax(1), topk)
+    bounds.clamp_(min=_LEAST)  # (N, 1)
+    if magnitudes.device.type == "cpu":  # numpy compares five times faster than torch
+        return true_places(torch.from_numpy(magnitudes.numpy() >= bounds.numpy()))
+    return true_places(magnitudes >= bounds)
 
 
 def used_slots(counts: Tensor, topk: int) -> Tensor:
