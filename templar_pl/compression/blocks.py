@@ -13,7 +13,6 @@ from torch import Tensor
 
 from templar_pl.compression.dct import paste_
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.sparse import SparseChunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,10 @@ class Piece:
     grid: ChunkGrid
     """How these rows are cut."""
 
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return these rows of a tensor of the parameter's shape, in the shape that `grid` is of."""
+        return tensor.detach() if self.grid.is_vector else tensor.detach().reshape(-1, self.grid.columns)[self.rows]
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -40,20 +43,19 @@ class Block:
 
     pieces: tuple[Piece, ...]
 
+    chunks: slice
+    """Of all parameters with chunks of this form, one behind the other."""
+
     @property
     def num_chunks(self) -> int:
         """N: chunks of all pieces."""
-        return sum(piece.grid.num_chunks for piece in self.pieces)
+        return self.chunks.stop - self.chunks.start
 
     @property
     def owners(self) -> Tensor:
         """(N,) int64 number of the parameter that each chunk belongs to."""
         lengths = torch.tensor([piece.grid.num_chunks for piece in self.pieces])
         return torch.tensor([piece.number for piece in self.pieces]).repeat_interleave(lengths)
-
-    def parts_of(self, parameters: Sequence[SparseChunks]) -> list[SparseChunks]:
-        """Return what is said of the pieces, out of what is said of each parameter with chunks of this form."""
-        return [parameters[piece.number].some(piece.chunks) for piece in self.pieces]
 
     def paste_(self, values: Tensor, out: Mapping[str, Tensor]) -> None:
         """Write values, (N, K), into contiguous tensors of the parameters' shapes."""
@@ -71,19 +73,19 @@ def elements_at_once(device: torch.device) -> int:
 def blocks_of(grids: Mapping[str, ChunkGrid], names: Sequence[str], at_once: int) -> Iterator[Block]:
     """Cut parameters with chunks of one form into blocks of about `at_once` chunks, whole rows of chunks each."""
     pieces: list[Piece] = []
-    missing = at_once
+    start, missing = 0, at_once
     for number, name in enumerate(names):
-        grid, first = grids[name], 0
-        while first < grid.chunk_rows and grid.chunk_columns:
-            height = min(max(1, missing // grid.chunk_columns), grid.chunk_rows - first)
+        grid, first, across = grids[name], 0, grids[name].chunk_columns
+        while first < grid.chunk_rows and across:
+            height = min(max(1, missing // across), grid.chunk_rows - first)
             pieces.append(_piece(name, number, grid, first, first + height))
-            missing -= height * grid.chunk_columns
+            missing -= height * across
             first += height
-            if missing <= 0 or (first < grid.chunk_rows and missing < grid.chunk_columns):
-                yield Block(tuple(pieces))
-                pieces, missing = [], at_once
+            if missing <= 0 or (first < grid.chunk_rows and missing < across):
+                yield Block(tuple(pieces), slice(start, start + at_once - missing))
+                start, missing, pieces = start + at_once - missing, at_once, []
     if pieces:
-        yield Block(tuple(pieces))
+        yield Block(tuple(pieces), slice(start, start + at_once - missing))
 
 
 def _piece(name: str, number: int, grid: ChunkGrid, first: int, end: int) -> Piece:

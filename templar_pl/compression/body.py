@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from templar_pl.compression.grid import ChunkGrid, alike
+from templar_pl.compression.grid import ChunkGrid, Grids, alike, as_grids
 from templar_pl.compression.section import (
     SectionError,
     decode_section,
     decode_sections,
     encode_section,
+    encode_sections,
     section_bytes,
 )
-from templar_pl.compression.sparse import SparseChunks
+from templar_pl.compression.sparse import JoinedChunks, SparseChunks, join
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPlan:
+    """Where things are in the bodies of one model."""
+
+    sections: Mapping[str, slice]
+    """Of each parameter, in the order of the sections."""
+
+    num_bytes: int
+    """Length of a body."""
+
+    forms: tuple[tuple[str, ...], ...]
+    """Parameters whose chunks have one form."""
+
+    form_of: Mapping[str, tuple[int, int]]
+    """Of each parameter the number of its form, and its place in it."""
 
 
 class Body(Mapping[str, SparseChunks]):
@@ -23,55 +43,74 @@ class Body(Mapping[str, SparseChunks]):
     """
 
     def __init__(
-        self, data: bytes, grids: Mapping[str, ChunkGrid], decoded: Mapping[str, SparseChunks] | None = None
+        self, data: bytes, grids: Mapping[str, ChunkGrid], decoded: Sequence[JoinedChunks] | None = None
     ) -> None:
         """Store the parts.
 
         Args:
             data: bytes that were checked.
             grids: the chunks of each parameter.
-            decoded: what the bytes say, if that is known already.
+            decoded: what the bytes say of the parameters of each form of `plan_body`, if that is known already.
         """
-        self.data, self.grids = data, grids
+        self.data, self.grids = data, as_grids(grids)
         self.squares: tuple[tuple[int, int], ...] | None = None
         """Sum of the squares of what is sent of each parameter, times 2**30, if it is known already: with base 0, and
         with the base modulo 4."""
 
-        self._decoded = decoded
-        self._starts = section_starts(grids)
+        self._decoded, self._plan = decoded, plan_body(self.grids)
 
     def __getitem__(self, name: str) -> SparseChunks:
         """Return what is sent of a parameter, on the CPU. Raises `KeyError` for one of another model."""
         if self._decoded is not None:
-            return self._decoded[name]
+            form, place = self._plan.form_of[name]
+            return self._decoded[form].parameter(place)
         return decode_section(self.section(name), self.grids[name])
 
     def __iter__(self) -> Iterator[str]:
         """Return the names in the order of the sections."""
-        return iter(self._starts)
+        return iter(self._plan.sections)
 
     def __len__(self) -> int:
         """Return the number of parameters."""
-        return len(self._starts)
+        return len(self._plan.sections)
 
     def section(self, name: str) -> memoryview:
         """Return the bytes of one parameter."""
-        start = self._starts[name]
-        return memoryview(self.data)[start : start + section_bytes(self.grids[name])]
+        return memoryview(self.data)[self._plan.sections[name]]
+
+    def joined(self, names: Sequence[str]) -> JoinedChunks:
+        """Return what is sent of parameters with chunks of one form, one behind the other, on the CPU."""
+        if self._decoded is not None and tuple(names) in self._plan.forms:
+            return self._decoded[self._plan.forms.index(tuple(names))]
+        if self._decoded is not None:
+            return join([self[name] for name in names])
+        return decode_sections([self.section(name) for name in names], self.grids[names[0]])
+
+
+@functools.lru_cache(maxsize=8)
+def _plan_body(grids: Grids) -> BodyPlan:
+    sections, start = {}, 0
+    for name in sorted(grids):
+        end = start + section_bytes(grids[name])
+        sections[name], start = slice(start, end), end
+    forms = tuple(tuple(names) for names in alike(grids))
+    form_of = {name: (form, place) for form, names in enumerate(forms) for place, name in enumerate(names)}
+    return BodyPlan(sections, start, forms, form_of)
+
+
+def plan_body(grids: Mapping[str, ChunkGrid]) -> BodyPlan:
+    """Return where things are in the bodies of a model; what was found before for the same parameters, if anything."""
+    return _plan_body(as_grids(grids))
 
 
 def section_starts(grids: Mapping[str, ChunkGrid]) -> dict[str, int]:
     """Return name -> offset of the parameter's section in a body, in the order of the sections."""
-    starts, start = {}, 0
-    for name in sorted(grids):
-        starts[name] = start
-        start += section_bytes(grids[name])
-    return starts
+    return {name: section.start for name, section in plan_body(grids).sections.items()}
 
 
 def body_bytes(grids: Mapping[str, ChunkGrid]) -> int:
     """Return the length of every body of a model with these parameters."""
-    return sum(section_bytes(grid) for grid in grids.values())
+    return plan_body(grids).num_bytes
 
 
 def encode_body(chunks: Mapping[str, SparseChunks], grids: Mapping[str, ChunkGrid]) -> Body:
@@ -83,7 +122,7 @@ def encode_body(chunks: Mapping[str, SparseChunks], grids: Mapping[str, ChunkGri
     """
     if chunks.keys() != grids.keys():
         raise ValueError(f"chunks and grids must have the same names, got only in one: {chunks.keys() ^ grids.keys()}")
-    if isinstance(chunks, Body) and (chunks.grids is grids or dict(chunks.grids) == dict(grids)):
+    if isinstance(chunks, Body) and chunks.grids == grids:
         return chunks
     sections = []
     for name in sorted(grids):
@@ -94,37 +133,38 @@ def encode_body(chunks: Mapping[str, SparseChunks], grids: Mapping[str, ChunkGri
     return Body(b"".join(sections), grids)
 
 
+def join_body(said: Sequence[JoinedChunks], grids: Mapping[str, ChunkGrid]) -> Body:
+    """Write what is sent of the parameters of each form of `plan_body`; nothing is checked."""
+    plan, sections = plan_body(grids), {}
+    for names, of_form in zip(plan.forms, said, strict=True):
+        sections |= zip(names, encode_sections(of_form, grids[names[0]]), strict=True)
+    return Body(b"".join(sections[name] for name in plan.sections), grids)
+
+
 def read_body(data: bytes | bytearray | memoryview, grids: Mapping[str, ChunkGrid]) -> Body:
     """Check a body and decode all of it, in numpy.
 
     Raises:
         SectionError: the bytes are none that `encode_body` writes; the message names the parameter and the chunk.
     """
-    owned = bytes(data)
-    if len(owned) != body_bytes(grids):
-        raise SectionError(f"a body of this model has {body_bytes(grids)} bytes, got {len(owned)}")
-    view = memoryview(owned)
-    sections = {name: view[start : start + section_bytes(grids[name])] for name, start in section_starts(grids).items()}
+    owned, known = bytes(data), as_grids(grids)
+    plan, view = plan_body(known), memoryview(owned)
+    if len(owned) != plan.num_bytes:
+        raise SectionError(f"a body of this model has {plan.num_bytes} bytes, got {len(owned)}")
     try:
-        return Body(owned, grids, _decode_alike(sections, grids))
+        decoded = [
+            decode_sections([view[plan.sections[name]] for name in names], known[names[0]]) for names in plan.forms
+        ]
+        return Body(owned, known, decoded)
     except SectionError as error:
-        _refuse_first(sections, grids)
+        for name, section in plan.sections.items():
+            _decode_one(view[section], name, known[name])
         raise AssertionError("sections that are right one by one must be right together") from error
 
 
-def _decode_alike(sections: Mapping[str, memoryview], grids: Mapping[str, ChunkGrid]) -> dict[str, SparseChunks]:
-    """Decode sections, those of parameters with chunks of one form at once."""
-    decoded = {}
-    for names in alike(grids):
-        chunks = decode_sections([sections[name] for name in names], [grids[name] for name in names])
-        decoded |= zip(names, chunks, strict=True)
-    return decoded
-
-
-def _refuse_first(sections: Mapping[str, memoryview], grids: Mapping[str, ChunkGrid]) -> None:
-    """Raise `SectionError` for the first section that is wrong."""
-    for name, section in sections.items():
-        try:
-            decode_section(section, grids[name])
-        except SectionError as error:
-            raise SectionError(f"parameter {name}: {error}") from error
+def _decode_one(section: memoryview, name: str, grid: ChunkGrid) -> None:
+    """Raise `SectionError` with the name of the parameter if its section is wrong."""
+    try:
+        decode_section(section, grid)
+    except SectionError as error:
+        raise SectionError(f"parameter {name}: {error}") from error

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from templar_pl.compression.grid import ChunkGrid, chunk_grid
+from templar_pl.compression.grid import ChunkGrid, Grids, chunk_grid
 from templar_pl.compression.momentum import subtract_
 from templar_pl.compression.native_check import Backend, is_native, missing_option
 from templar_pl.compression.native_codec import NativeEngine
+from templar_pl.compression.slab import momentum_of, new_slabs
 from templar_pl.compression.sparse import SparseChunks
 from templar_pl.compression.torch_codec import TorchEngine
 from templar_pl.config import MAX_PEERS, CompressionConfig
@@ -59,21 +60,22 @@ class MomentumCodec:
         """
         if product_dtype not in (torch.float32, torch.float64):
             raise ValueError(f"product_dtype must be torch.float32 or torch.float64, got {product_dtype}")
-        self.grids: dict[str, ChunkGrid] = {
-            name: chunk_grid(
-                tuple(shape),
-                chunk_size=config.chunk_size,
-                topk=config.topk,
-                value_bits=config.value_bits,
-                transform=config.transform,
-                index_coding=config.index_coding,
-            )
-            for name, shape in shapes.items()
-        }
-        self.momentum: dict[str, Tensor] = {
-            name: torch.zeros(grid.num_chunks, grid.chunk_numel, dtype=torch.float32, device=device)
-            for name, grid in self.grids.items()
-        }  # (N, K) each
+        self.grids = Grids(
+            {
+                name: chunk_grid(
+                    tuple(shape),
+                    chunk_size=config.chunk_size,
+                    topk=config.topk,
+                    value_bits=config.value_bits,
+                    transform=config.transform,
+                    index_coding=config.index_coding,
+                )
+                for name, shape in shapes.items()
+            }
+        )
+        slabs = new_slabs(self.grids, device)
+        by_name = momentum_of(slabs)
+        self.momentum: dict[str, Tensor] = {name: by_name[name] for name in self.grids}  # (N, K) each
         self._device, self._transform, self._can_restore = device, config.transform, False
         self.backend: Literal["native", "torch"] = "torch"
         """Which one computes."""
@@ -82,7 +84,7 @@ class MomentumCodec:
             self.backend = "native"
             self._engine = NativeEngine(self.grids, self.momentum, config)
         else:
-            self._engine = TorchEngine(self.grids, self.momentum, config, product_dtype=product_dtype)
+            self._engine = TorchEngine(self.grids, slabs, config, device=device, product_dtype=product_dtype)
 
     def accumulate_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> None:
         """Decay the momentum and add the gradients, weighted by lr. `restore_` is no longer possible after it.

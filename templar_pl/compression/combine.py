@@ -15,7 +15,7 @@ from torch import Tensor
 
 from templar_pl.compression.exact import ROOM, ExactUpdate, inverse_dct_, unit_of
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks, StackedChunks, stack
+from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks, StackedChunks, join, stack
 from templar_pl.compression.tables import eighth_mantissas, scale_table
 from templar_pl.compression.weights import Equalise, Weights, weigh
 from templar_pl.config import MAX_PEERS
@@ -150,8 +150,9 @@ def combine(
     room = torch.zeros(ROOM, grid.num_chunks, grid.chunk_numel, device=device)
     eighths = torch.zeros(grid.num_chunks, dtype=torch.int32, device=device)
     if payloads:
-        weights = weigh([[sparse] for sparse in payloads], equalise=equalise, device=device)
-        said = stack([[sparse] for sparse in payloads], device)
+        joined = [join([sparse]) for sparse in payloads]
+        weights = weigh(joined, equalise=equalise, device=device)
+        said = stack(joined, slice(None), device)
         scales = shared_scales(said, weights, torch.zeros(grid.num_chunks, dtype=torch.int64, device=device))
         add_payloads_(room[:2], said, scales, rule)
         eighths = scales.eighths

@@ -131,8 +131,7 @@ def _tails_of(chunks: SparseChunks, block: slice, grid: ChunkGrid) -> list[NDArr
     """Return the bits behind the numbers of a block: signs (B, T) and, if there are levels, (B, T * (bits - 1))."""
     tails: list[NDArray] = [chunks.negative[block].numpy()]
     if chunks.below is not None:
-        below, counts = chunks.below[block].numpy(), chunks.counts[block].numpy()
-        levels = encode_levels(below, counts, grid.value_bits, block.start)
+        levels = encode_levels(chunks.below[block].numpy(), grid.value_bits)
         tails.append(np.unpackbits(levels, axis=1, count=grid.topk * (grid.value_bits - 1), bitorder="little"))
     return tails
 

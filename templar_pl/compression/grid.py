@@ -6,7 +6,7 @@ Shapes: R x C = a parameter as a matrix; A x B = one chunk; N = chunks; K = A * 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +80,40 @@ class ChunkGrid:
     def chunk_numel(self) -> int:
         """K: coefficients in a chunk."""
         return self.height * self.width
+
+
+class Grids(Mapping[str, ChunkGrid]):
+    """The chunks of all parameters of a model; hashed once, so that what follows from them can be kept."""
+
+    def __init__(self, grids: Mapping[str, ChunkGrid]) -> None:
+        """Copy them."""
+        self._grids = dict(grids)
+        self._hash = hash(frozenset(self._grids.items()))
+
+    def __getitem__(self, name: str) -> ChunkGrid:
+        """Return the chunks of a parameter. Raises `KeyError` for one of another model."""
+        return self._grids[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names."""
+        return iter(self._grids)
+
+    def __len__(self) -> int:
+        """Return the number of parameters."""
+        return len(self._grids)
+
+    def __hash__(self) -> int:
+        """Return the same number for the same parameters, in any order."""
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the names and their chunks are the same, in any order."""
+        return self is other or super().__eq__(other)
+
+
+def as_grids(grids: Mapping[str, ChunkGrid]) -> Grids:
+    """Return the same, hashed; what is already, as it is."""
+    return grids if isinstance(grids, Grids) else Grids(grids)
 
 
 def chunk_grid(

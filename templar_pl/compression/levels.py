@@ -21,10 +21,23 @@ def level_bytes(topk: int, value_bits: int) -> int:
     return -(-topk * (value_bits - 1) // 8)
 
 
-def encode_levels(
-    below: NDArray[np.uint8], counts: NDArray[np.int16], value_bits: int, first_row: int
-) -> NDArray[np.uint8]:
+def encode_levels(below: NDArray[np.uint8], value_bits: int) -> NDArray[np.uint8]:
     """Code how far values lie below the scale of their chunk.
+
+    Args:
+        below: (B, T) eighths of an octave, of which `check_levels` is right.
+        value_bits: bits a value; 2, 3 or 8.
+
+    Returns:
+        (B, level_bytes(T, value_bits)) bytes.
+    """
+    levels, width = below // np.uint8(LEVEL_STEPS[value_bits]), value_bits - 1
+    bits = (levels[..., None] >> np.arange(width, dtype=np.uint8)) & np.uint8(1)  # (B, T, width)
+    return np.packbits(bits.reshape(len(bits), -1), axis=1, bitorder="little")
+
+
+def check_levels(below: NDArray[np.uint8], counts: NDArray[np.int16], value_bits: int, first_row: int) -> None:
+    """Refuse distances that are not those of levels, or could be said in another way.
 
     Args:
         below: (B, T) eighths of an octave.
@@ -32,18 +45,13 @@ def encode_levels(
         value_bits: bits a value; 2, 3 or 8.
         first_row: number of the first chunk, for the message.
 
-    Returns:
-        (B, level_bytes(T, value_bits)) bytes.
-
     Raises:
-        IndexCodeError: a distance is not that of a level, or could be said in another way.
+        IndexCodeError: the message names the first wrong chunk.
     """
     step, width = LEVEL_STEPS[value_bits], value_bits - 1
     levels, remainders = np.divmod(below, np.uint8(step))
     refuse_first((remainders != 0) | (levels >> width != 0), first_row, f"a value is not on a level of {step} eighths")
     _check_levels(levels, counts, first_row)
-    bits = (levels[..., None] >> np.arange(width, dtype=np.uint8)) & np.uint8(1)  # (B, T, width)
-    return np.packbits(bits.reshape(len(bits), -1), axis=1, bitorder="little")
 
 
 def decode_levels(

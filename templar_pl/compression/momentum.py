@@ -8,27 +8,47 @@ Shapes: N = chunks of one parameter, K = coefficients per chunk, T = sent per ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from templar_pl.compression.dct import fold_dct_, to_chunks
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.quantise import dequantise, quantise
-from templar_pl.compression.sparse import SparseChunks
-from templar_pl.compression.topk import keep_largest
+from templar_pl.compression.quantise import Scaled, code, dequantise, scale, scaled_values
+from templar_pl.compression.sparse import JoinedChunks, SparseChunks
+from templar_pl.compression.topk import Kept, keep_largest, true_places
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken out of the momentum of some chunks."""
+
+    kept: Kept
+    """Where."""
+
+    scaled: Scaled
+    """What: `scaled_values` tells."""
+
+    originals: Tensor
+    """(N, T) fp32; the momentum at these places before. fp32 addition would not bring it back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What was taken out of the momentum of one parameter, and how to undo it."""
+    """What was taken out of the momentum of parameters with chunks of one form, and how to undo it."""
 
-    sparse: SparseChunks
+    said: JoinedChunks
+    """What a payload says of them."""
+
     originals: Tensor
-    """(N, T) fp32; the momentum at `sparse.indices` before it was taken out. fp32 addition would not bring it back."""
+    """(N, T) fp32; the momentum at `said.indices` before it was taken out."""
 
 
-def accumulate_(momentum: Tensor, gradient: Tensor | None, grid: ChunkGrid, *, decay: float, lr: float) -> None:
+def accumulate_(
+    momentum: Tensor, gradient: Tensor | None, grid: ChunkGrid, *, decay: float, lr: float, room: Tensor | None = None
+) -> None:
     """Set momentum to decay * momentum + lr * DCT(gradient), in fp32; decay and lr are rounded to fp32 first.
 
     Where the grid has no transform, the gradient itself takes the place of its DCT.
@@ -39,6 +59,7 @@ def accumulate_(momentum: Tensor, gradient: Tensor | None, grid: ChunkGrid, *, d
         grid: how the parameter is cut.
         decay: 0..1.
         lr: weight of the new gradient.
+        room: of `fold_dct_`.
 
     Source:
         DeMo, arXiv:2411.19870v1, Algorithm 1.
@@ -48,11 +69,11 @@ def accumulate_(momentum: Tensor, gradient: Tensor | None, grid: ChunkGrid, *, d
     elif grid.transform == "none":
         momentum.mul_(decay).add_(to_chunks(gradient, grid).reshape(momentum.shape), alpha=lr)
     else:
-        fold_dct_(momentum, gradient, grid, decay=decay, lr=lr)
+        fold_dct_(momentum, gradient, grid, decay=decay, lr=lr, room=room)
 
 
 def compress_(momentum: Tensor, grid: ChunkGrid) -> Sent:
-    """Take the largest coefficients of every chunk out of the momentum, as far as the payload says them.
+    """Take the largest coefficients of every chunk of a parameter out of the momentum, as far as the payload says them.
 
     What rounding to signs and scales loses, and what is not sent, stays in the momentum (error feedback).
 
@@ -60,11 +81,55 @@ def compress_(momentum: Tensor, grid: ChunkGrid) -> Sent:
         momentum: (N, K) fp32; finite.
         grid: how the parameter is cut, and how many coefficients a chunk sends.
     """
-    kept = keep_largest(momentum, grid.topk)
-    sparse = quantise(momentum.gather(-1, kept.indices.long()), kept, value_bits=grid.value_bits)
-    originals = momentum.gather(-1, sparse.indices.long())
-    subtract_(momentum, sparse)
-    return Sent(sparse, originals)
+    return settle_(momentum, [take_(momentum, grid)], [grid.num_chunks])
+
+
+def take_(momentum: Tensor, grid: ChunkGrid, *, room: Tensor | None = None) -> Taken:
+    """Take the largest coefficients out of some chunks, as if all of them were sent; `settle_` must follow.
+
+    Args:
+        momentum: (N, K) fp32; finite.
+        grid: how many coefficients a chunk sends, in how many bits.
+        room: of `keep_largest`.
+    """
+    kept = keep_largest(momentum, grid.topk, room=room)
+    places = kept.indices.long()
+    originals = momentum.gather(-1, places)
+    scaled = scale(originals, kept, value_bits=grid.value_bits)
+    # Fillers repeat an index, but take zero.
+    momentum.scatter_add_(-1, places, -scaled_values(kept, scaled))
+    return Taken(kept, scaled, originals)
+
+
+def settle_(momentum: Tensor, taken: Sequence[Taken], lengths: Sequence[int]) -> Sent:
+    """Say what was taken out of parameters, and put back what cannot be said beside louder chunks.
+
+    Args:
+        momentum: (N, K) fp32 of the parameters, one behind the other.
+        taken: out of their chunks, in their order.
+        lengths: chunks of each parameter.
+    """
+    kept, scaled, originals = _joined(taken)
+    said, is_quiet = code(kept, scaled, lengths)
+    rows = true_places(is_quiet)
+    if len(rows):
+        quiet = momentum[rows].scatter_(-1, kept.indices[rows].long(), originals[rows])
+        momentum[rows], originals[rows] = quiet, quiet[:, :1]
+    return Sent(said, originals)
+
+
+def _joined(taken: Sequence[Taken]) -> tuple[Kept, Scaled, Tensor]:
+    """Put what was taken together."""
+    if len(taken) == 1:
+        return taken[0].kept, taken[0].scaled, taken[0].originals
+    below = [part.scaled.below for part in taken if part.scaled.below is not None]
+    kept = Kept(torch.cat([part.kept.indices for part in taken]), torch.cat([part.kept.counts for part in taken]))
+    scaled = Scaled(
+        torch.cat([part.scaled.negative for part in taken]),
+        torch.cat([part.scaled.scales for part in taken]),
+        torch.cat(below) if below else None,
+    )
+    return kept, scaled, torch.cat([part.originals for part in taken])
 
 
 def subtract_(momentum: Tensor, sparse: SparseChunks) -> None:
@@ -74,6 +139,6 @@ def subtract_(momentum: Tensor, sparse: SparseChunks) -> None:
 
 
 def restore_(momentum: Tensor, sent: Sent) -> None:
-    """Undo `compress_` to the bit, if the momentum, (N, K) fp32, was not changed since."""
+    """Undo `compress_` or `settle_` to the bit, if the momentum, (N, K) fp32, was not changed since."""
     # Fillers repeat an index, but also its original.
-    momentum.scatter_(-1, sent.sparse.indices.long(), sent.originals)
+    momentum.scatter_(-1, sent.said.indices.long(), sent.originals)

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from templar_pl.compression.body import Body, encode_body, read_body
 from templar_pl.compression.grid import ChunkGrid, chunk_grid
 from templar_pl.compression.native_codec import NativeEngine, check_body
 from templar_pl.compression.native_library import NativeError, load_library
+from templar_pl.compression.slab import momentum_of, new_slabs
 from templar_pl.compression.torch_codec import TorchEngine
 from templar_pl.config import CompressionConfig
 
@@ -21,6 +21,7 @@ Backend = Literal["auto", "native", "torch"]
 
 _TRIAL_SHAPES: dict[str, tuple[int, ...]] = {"matrix": (70, 128), "narrow": (5, 9), "vector": (70,)}
 _TRIAL_LR = 2.0
+_CPU = torch.device("cpu")
 _COMBINE: tuple[Literal["mean", "sum"], ...] = ("mean", "sum")
 _EQUALISE: tuple[Literal["norm", "clip", "none"], ...] = ("norm", "clip", "none")
 
@@ -106,9 +107,10 @@ def _trial_fault() -> str:
     """Return in what the library differs from torch on a small model; empty if in nothing."""
     config = CompressionConfig()
     grids = {name: chunk_grid(shape, chunk_size=64, topk=32) for name, shape in _TRIAL_SHAPES.items()}
-    fast, slow = _zeros(grids), _zeros(grids)
+    slabs = [new_slabs(grids, _CPU) for _ in range(2)]
+    fast, slow = (momentum_of(of_engine) for of_engine in slabs)
     native = NativeEngine(grids, fast, config)
-    torch_engine = TorchEngine(grids, slow, config, product_dtype=torch.float64)
+    torch_engine = TorchEngine(grids, slabs[1], config, device=_CPU, product_dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)  # own generator: the global one is not touched
     bodies: list[Body] = []
     for _ in range(3):
@@ -132,11 +134,7 @@ def _trial_update_fault(bodies: Sequence[Body], grids: Mapping[str, ChunkGrid]) 
         config = CompressionConfig(combine=combine, equalise=equalise)
         updates = [{name: torch.empty(grid.shape) for name, grid in grids.items()} for _ in range(2)]
         NativeEngine(grids, {}, config).update([check_body(body.data, grids) for body in bodies], updates[0])
-        TorchEngine(grids, {}, config, product_dtype=torch.float64).update(bodies, updates[1])
+        TorchEngine(grids, [], config, device=_CPU, product_dtype=torch.float64).update(bodies, updates[1])
         if not all(torch.equal(updates[0][name], updates[1][name]) for name in grids):
             return f"its update by {combine} and {equalise} is not that of torch: built for another machine?"
     return ""
-
-
-def _zeros(grids: Mapping[str, ChunkGrid]) -> dict[str, Tensor]:
-    return {name: torch.zeros(grid.num_chunks, grid.chunk_numel) for name, grid in grids.items()}

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from templar_pl.compression.grid import ValueBits
-from templar_pl.compression.sparse import EMPTY_CODE, LEVEL_STEPS, MAX_CODE, SparseChunks
+from templar_pl.compression.sparse import EMPTY_CODE, LEVEL_STEPS, MAX_CODE, JoinedChunks, SparseChunks
 from templar_pl.compression.topk import Kept, used_slots
 
 LOWEST = -149 * 8
@@ -68,8 +69,11 @@ def _magnitudes(scales: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scaled:
-    """A log scale a chunk, and how far each value lies below it."""
+class Scaled:
+    """A sign a value and a log scale a chunk, and how far each value lies below it."""
+
+    negative: Tensor
+    """(N, T) bool; false for fillers."""
 
     scales: Tensor
     """(N,) int64 eighths of an octave, LOWEST..HIGHEST."""
@@ -78,23 +82,23 @@ class _Scaled:
     """(N, T) uint8; 0 for at least one value of every chunk that has any; None: 0 for all."""
 
 
-def _scale_mean(magnitudes: Tensor, slots: Tensor) -> _Scaled:
-    """Choose the mean magnitude for all values of a chunk."""
+def _scale_mean(magnitudes: Tensor, slots: Tensor) -> Tensor:
+    """Return the log scales, (N,), of the mean magnitudes."""
     # float64: the sum of up to 4096 large fp32 numbers may exceed fp32.
     means = (magnitudes * slots).sum(-1) / slots.sum(-1).clamp(min=1)
-    return _Scaled(_log_scales(torch.where(slots[:, 0], means, 1.0)), None)
+    return _log_scales(torch.where(slots[:, 0], means, 1.0))
 
 
-def _scale_each(magnitudes: Tensor, slots: Tensor) -> _Scaled:
-    """Choose the nearest eighth of an octave for each value, at most 127 below the loudest one."""
+def _scale_each(magnitudes: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scales and `below` by the nearest eighth of an octave to each value, at most 127 below the loudest one."""
     each = _log_scales(torch.where(slots, magnitudes, 1.0))  # (N, T)
     scales = torch.where(slots, each, LOWEST).amax(-1)
     below = (scales[:, None] - each).clamp(max=127) * slots
-    return _Scaled(scales, below.to(torch.uint8))
+    return scales, below.to(torch.uint8)
 
 
-def _scale_levels(magnitudes: Tensor, slots: Tensor, value_bits: ValueBits) -> _Scaled:
-    """Choose the scale whose levels have the least squared error, the lower one of two; each value its nearest level.
+def _scale_levels(magnitudes: Tensor, slots: Tensor, value_bits: ValueBits) -> tuple[Tensor, Tensor]:
+    """Return the scales whose levels have the least squared error, the lower one of two; each value has its nearest.
 
     For given levels the best scale is at least the mean: sum(r v) / sum(r r) with r in 0..1 and larger where v is.
     So the search starts at the eighth below the mean. It ends where no value would be nearest to the upper level, some
@@ -102,8 +106,8 @@ def _scale_levels(magnitudes: Tensor, slots: Tensor, value_bits: ValueBits) -> _
     """
     step, levels = LEVEL_STEPS[value_bits], 2 ** (value_bits - 1)
     magnitudes = magnitudes * slots
-    lowest = (_scale_mean(magnitudes, slots).scales - 1).clamp(min=LOWEST)
-    nearest = _scale_each(magnitudes, slots).scales  # (N,)
+    lowest = (_scale_mean(magnitudes, slots) - 1).clamp(min=LOWEST)
+    nearest = _scale_each(magnitudes, slots)[0]  # (N,)
     highest = (nearest + step // 2).clamp(max=HIGHEST)
     best, least = nearest, magnitudes.new_full(nearest.shape, math.inf)
     for offset in range(int((highest - lowest).amax()) + 1 if len(highest) else 0):
@@ -112,7 +116,7 @@ def _scale_levels(magnitudes: Tensor, slots: Tensor, value_bits: ValueBits) -> _
         errors = ((magnitudes - _magnitudes(scales[:, None] - below)) * slots).square_().sum(-1)
         errors = torch.where(((below == 0) & slots).any(-1), errors, math.inf)
         best, least = torch.where(errors < least, scales, best), torch.minimum(errors, least)
-    return _Scaled(best, (_nearest_levels(magnitudes, best, step, levels) * slots).to(torch.uint8))
+    return best, (_nearest_levels(magnitudes, best, step, levels) * slots).to(torch.uint8)
 
 
 def _nearest_levels(magnitudes: Tensor, scales: Tensor, step: int, levels: int) -> Tensor:
@@ -124,11 +128,8 @@ def _nearest_levels(magnitudes: Tensor, scales: Tensor, step: int, levels: int) 
     return below
 
 
-def quantise(values: Tensor, kept: Kept, *, value_bits: ValueBits = 1) -> SparseChunks:
-    """Say with signs, levels and one scale a chunk what is sent of the kept coefficients.
-
-    A chunk sends nothing if it keeps nothing, or if its scale is more than 254 eighths of an octave (a factor of
-    3.6e9) below that of the loudest chunk.
+def scale(values: Tensor, kept: Kept, *, value_bits: ValueBits) -> Scaled:
+    """Choose the scale of each chunk, and the levels of its values.
 
     Args:
         values: (N, T) fp32 coefficients at `kept.indices`; finite; what fillers hold does not matter.
@@ -138,23 +139,61 @@ def quantise(values: Tensor, kept: Kept, *, value_bits: ValueBits = 1) -> Sparse
     slots = used_slots(kept.counts, values.shape[-1])  # (N, T)
     magnitudes = values.double().abs()
     if value_bits == 1:
-        scaled = _scale_mean(magnitudes, slots)
+        scales, below = _scale_mean(magnitudes, slots), None
     elif value_bits == 8:
-        scaled = _scale_each(magnitudes, slots)
+        scales, below = _scale_each(magnitudes, slots)
     else:
-        scaled = _scale_levels(magnitudes, slots, value_bits)
-    scales, is_sent = scaled.scales, kept.counts > 0
-    loudest = int(torch.where(is_sent, scales, LOWEST - 1).max()) if len(scales) else LOWEST - 1
-    base = loudest - MAX_CODE if loudest >= LOWEST else 0
-    is_sent &= scales - base > EMPTY_CODE
-    return SparseChunks(
-        indices=kept.indices * is_sent[:, None],
-        negative=(values < 0) & slots & is_sent[:, None],
+        scales, below = _scale_levels(magnitudes, slots, value_bits)
+    return Scaled((values < 0) & slots, scales, below)
+
+
+def code(kept: Kept, scaled: Scaled, lengths: Sequence[int]) -> tuple[JoinedChunks, Tensor]:
+    """Say the scales of parameters with chunks of one form as codes above a base each.
+
+    A chunk sends nothing if it keeps nothing, or if its scale is more than 254 eighths of an octave (a factor of
+    3.6e9) below that of the loudest chunk of its parameter.
+
+    Args:
+        kept: places of the coefficients of all parameters, one behind the other.
+        scaled: of the same chunks.
+        lengths: chunks of each parameter.
+
+    Returns:
+        What is sent, and (N,) whether a chunk sends nothing though it keeps something.
+    """
+    scales, keeps = scaled.scales, kept.counts > 0
+    numbers, sizes = (torch.tensor(part, device=scales.device) for part in (range(len(lengths)), lengths))
+    owners = numbers.repeat_interleave(sizes, output_size=len(scales))  # (N,)
+    silent = LOWEST - 1
+    loudest = torch.full_like(numbers, silent).scatter_reduce_(0, owners, torch.where(keeps, scales, silent), "amax")
+    bases = torch.where(loudest > silent, loudest - MAX_CODE, 0)
+    codes = scales - bases[owners]
+    is_sent = keeps & (codes > EMPTY_CODE)
+    is_used = is_sent[:, None]
+    said = JoinedChunks(
+        indices=kept.indices * is_used,
+        negative=scaled.negative & is_used,
         counts=kept.counts * is_sent,
-        codes=torch.where(is_sent, scales - base, EMPTY_CODE).to(torch.uint8),
-        base=base,
-        below=None if scaled.below is None else scaled.below * is_sent[:, None],
+        codes=torch.where(is_sent, codes, EMPTY_CODE).to(torch.uint8),
+        below=None if scaled.below is None else scaled.below * is_used,
+        bases=tuple(bases.tolist()),
+        lengths=tuple(lengths),
     )
+    return said, keeps & ~is_sent
+
+
+def quantise(values: Tensor, kept: Kept, *, value_bits: ValueBits = 1) -> SparseChunks:
+    """Say with signs, levels and one scale a chunk what is sent of the kept coefficients of one parameter.
+
+    See `scale` for the arguments, and `code` for what is not sent.
+    """
+    said, _ = code(kept, scale(values, kept, value_bits=value_bits), [len(values)])
+    return said.parameter(0)
+
+
+def scaled_values(kept: Kept, scaled: Scaled) -> Tensor:
+    """Return the values that signs and scales say, (N, T) fp32, the same bits on every device; fillers are zero."""
+    return _values(scaled.scales, scaled.below, scaled.negative, kept.counts)
 
 
 def dequantise(sparse: SparseChunks) -> Tensor:
@@ -162,9 +201,12 @@ def dequantise(sparse: SparseChunks) -> Tensor:
 
     Magnitudes beyond fp32, which only a foreign payload can name, become the nearest finite number or zero.
     """
-    scales = sparse.codes.long()[:, None] + sparse.base  # (N, 1)
-    if sparse.below is not None:
-        scales = scales - sparse.below  # (N, T)
-    magnitudes = _magnitudes(scales)
-    values = torch.where(sparse.negative, -magnitudes, magnitudes)
-    return torch.where(used_slots(sparse.counts, values.shape[-1]), values, 0.0)
+    return _values(sparse.codes.long() + sparse.base, sparse.below, sparse.negative, sparse.counts)
+
+
+def _values(scales: Tensor, below: Tensor | None, negative: Tensor, counts: Tensor) -> Tensor:
+    """Return (N, T) fp32 values of log scales (N,) int64, those of chunks, less what each value lies below."""
+    each = scales[:, None] if below is None else scales[:, None] - below
+    magnitudes = _magnitudes(each)
+    values = torch.where(negative, -magnitudes, magnitudes)
+    return torch.where(used_slots(counts, negative.shape[-1]), values, 0.0)

@@ -13,7 +13,7 @@ Shapes: N = chunks of the parameter; T = indices a chunk; R = bytes of a record;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,20 +24,25 @@ from torch import Tensor
 from templar_pl.compression.elias_fano import (
     IndexCode,
     IndexCodeError,
-    decode_indices,
+    ascents,
+    decode_rows,
     encode_indices,
     padding_is_set,
     refuse_first,
     row_blocks,
 )
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.levels import decode_levels, encode_levels, level_bytes
-from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
+from templar_pl.compression.levels import check_levels, decode_levels, encode_levels, level_bytes
+from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, JoinedChunks, SparseChunks, join
+from templar_pl.compression.workers import share_out
 
 MIN_BASE = -2048
 MAX_BASE = 2047
 BASE_BYTES = 2
 """Bytes in front of the scale codes."""
+
+_CHUNKS_A_THREAD = 8192
+"""Chunks for which one more thread is worth while: with fewer, threads wait for each other between short operations."""
 
 
 class SectionError(ValueError):
@@ -98,24 +103,50 @@ def encode_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
     indices, negative, counts, codes = _to_numpy(chunks, grid)
     below = None if chunks.below is None else chunks.below.detach().cpu().numpy()
     _check_scales(codes, chunks.base)
-    section = np.empty(layout.total_bytes, dtype=np.uint8)
-    section[:BASE_BYTES] = np.frombuffer(chunks.base.to_bytes(BASE_BYTES, "little", signed=True), dtype=np.uint8)
-    section[BASE_BYTES : layout.records_start] = codes
-    records = section[layout.records_start :].reshape(grid.num_chunks, layout.record_bytes)  # (N, R)
-    split = layout.code.row_bytes
     try:
         for block in row_blocks(grid.num_chunks, layout.code):
             _check_order(indices[block], grid, block.start)
             found = _count_coefficients(indices[block], negative[block], codes[block], block.start)
             refuse_first(found != counts[block], block.start, "its count does not follow from its indices and code")
             if below is not None:
-                levels = encode_levels(below[block], counts[block], grid.value_bits, block.start)
-                records[block, layout.levels_start :] = levels
+                check_levels(below[block], counts[block], grid.value_bits, block.start)
     except IndexCodeError as error:
         raise SectionError(str(error)) from error
-    records[:, :split] = encode_indices(indices, layout.code)
-    records[:, split : layout.levels_start] = np.packbits(negative, axis=1, bitorder="little")
-    return section.tobytes()
+    return encode_sections(join([chunks]), grid)[0]
+
+
+def encode_sections(said: JoinedChunks, form: ChunkGrid) -> list[bytes]:
+    """Write what is sent of parameters with chunks of one form; nothing is checked.
+
+    Args:
+        said: as `SparseChunks` says, on any device.
+        form: a grid with such chunks.
+
+    Returns:
+        The section of each parameter.
+    """
+    layout = Layout(form)
+    indices, negative, codes = (tensor.cpu().numpy() for tensor in (said.indices, said.negative, said.codes))
+    below = None if said.below is None else said.below.cpu().numpy()
+    records = np.empty((len(codes), layout.record_bytes), dtype=np.uint8)  # (N, R)
+    split, levels_start = layout.code.row_bytes, layout.levels_start
+
+    def encode(blocks: Iterator[slice]) -> None:
+        for block in blocks:
+            records[block, :split] = encode_indices(indices[block], layout.code)
+            records[block, split:levels_start] = np.packbits(negative[block], axis=1, bitorder="little")
+            if below is not None:
+                records[block, levels_start:] = encode_levels(below[block], form.value_bits)
+
+    threads = _threads_for(len(codes))
+    share_out(list(row_blocks(len(codes), layout.code, shares=threads)), encode, threads=threads)
+    sections, start = [], 0
+    for base, length in zip(said.bases, said.lengths, strict=True):
+        chunks = slice(start, start + length)
+        head = base.to_bytes(BASE_BYTES, "little", signed=True)
+        sections.append(b"".join((head, codes[chunks].tobytes(), records[chunks].tobytes())))
+        start += length
+    return sections
 
 
 def decode_section(section: memoryview, grid: ChunkGrid) -> SparseChunks:
@@ -131,51 +162,66 @@ def decode_section(section: memoryview, grid: ChunkGrid) -> SparseChunks:
     Raises:
         SectionError: the bytes are none that `encode_section` returns; the message names the chunk.
     """
-    return decode_sections([section], [grid])[0]
+    return decode_sections([section], grid).parameter(0)
 
 
-def decode_sections(sections: Sequence[memoryview], grids: Sequence[ChunkGrid]) -> list[SparseChunks]:
+def decode_sections(sections: Sequence[memoryview], form: ChunkGrid) -> JoinedChunks:
     """Do what `decode_section` does for parameters with chunks of one form, at least one, at once: faster than each.
+
+    Args:
+        sections: of any content; each as long as one with some number of chunks.
+        form: a grid with such chunks.
 
     Raises:
         SectionError: as in `decode_section`; the message counts the chunks of all sections.
     """
-    starts = [Layout(grid).records_start for grid in grids]
+    layout = Layout(form)
+    lengths = [(len(section) - BASE_BYTES) // (1 + layout.record_bytes) for section in sections]
     contents = [np.frombuffer(section, dtype=np.uint8) for section in sections]
     bases = [int.from_bytes(section[:BASE_BYTES], "little", signed=True) for section in sections]
-    codes = [content[BASE_BYTES:start] for content, start in zip(contents, starts, strict=True)]
+    spans = list(zip(contents, lengths, strict=True))
+    codes = [content[BASE_BYTES : BASE_BYTES + length] for content, length in spans]
     for of_section, base in zip(codes, bases, strict=True):
         _check_scales(of_section, base)
-    records = np.concatenate([content[start:] for content, start in zip(contents, starts, strict=True)])
+    records = np.concatenate([content[BASE_BYTES + length :] for content, length in spans])
     try:
-        said = _decode_records(records, np.concatenate(codes), Layout(grids[0]))
+        said = _decode_records(records, np.concatenate(codes), layout)
     except IndexCodeError as error:
         raise SectionError(str(error)) from error
-    lengths = [grid.num_chunks for grid in grids]
-    parts = [[None] * len(grids) if part is None else torch.from_numpy(part).split(lengths) for part in said]
-    return [
-        SparseChunks(indices, negative, counts, scales, base, below)
-        for indices, negative, counts, scales, base, below in zip(*parts[:4], bases, parts[4], strict=True)
-    ]
+    tensors = [torch.from_numpy(part) for part in said[:4]]
+    below = None if said[4] is None else torch.from_numpy(said[4])
+    return JoinedChunks(*tensors, below=below, bases=tuple(bases), lengths=tuple(lengths))
 
 
 def _decode_records(
     content: NDArray[np.uint8], codes: NDArray[np.uint8], layout: Layout
 ) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray | None]:
     """Return indices (N, T), negative (N, T), counts (N,), codes (N,) and below (N, T) of N records."""
-    topk, value_bits, split = layout.grid.topk, layout.grid.value_bits, layout.code.row_bytes
+    topk, value_bits, split, code = layout.grid.topk, layout.grid.value_bits, layout.code.row_bytes, layout.code
+    levels_start = layout.levels_start
     records = content.reshape(len(codes), layout.record_bytes)  # (N, R)
+    indices = np.empty((len(codes), topk), dtype=np.int16)  # (N, T)
     negative = np.empty((len(codes), topk), dtype=np.bool_)  # (N, T)
     counts = np.empty(len(codes), dtype=np.int16)  # (N,)
     below = None if value_bits == 1 else np.empty((len(codes), topk), dtype=np.uint8)  # (N, T)
-    indices = decode_indices(records[:, :split], layout.code)  # (N, T)
-    for block in row_blocks(len(codes), layout.code):
-        negative[block] = _unpack_signs(records[block, split : layout.levels_start], topk, block.start)
-        counts[block] = _count_coefficients(indices[block], negative[block], codes[block], block.start)
-        if below is not None:
-            levels = records[block, layout.levels_start :]
-            below[block] = decode_levels(levels, counts[block], topk, value_bits, block.start)
+
+    def decode(blocks: Iterator[slice]) -> None:
+        for block in blocks:
+            first, rows = block.start, records[block]
+            decode_rows(rows[:, :split], code, first, out=indices[block])
+            negative[block] = _unpack_signs(rows[:, split:levels_start], topk, first)
+            counts[block] = _count_coefficients(indices[block], negative[block], codes[block], first)
+            if below is not None:
+                below[block] = decode_levels(rows[:, levels_start:], counts[block], topk, value_bits, first)
+
+    threads = _threads_for(len(codes))
+    share_out(list(row_blocks(len(codes), code, shares=threads)), decode, threads=threads)
     return indices, negative, counts, codes, below
+
+
+def _threads_for(num_chunks: int) -> int:
+    """Return how many threads share the work on so many chunks."""
+    return min(torch.get_num_threads(), 1 + num_chunks // _CHUNKS_A_THREAD)
 
 
 def _to_numpy(chunks: SparseChunks, grid: ChunkGrid) -> list[NDArray]:
@@ -226,10 +272,12 @@ def _count_coefficients(
         codes: (B,) scale codes.
         first_row: number of the first chunk, for the message.
     """
-    ascends = indices[:, 1:] > indices[:, :-1]  # (B, T - 1)
+    is_larger, empty = ascents(indices), codes == EMPTY_CODE
+    if is_larger.all() and not empty.any():  # as nearly always
+        return np.full(len(codes), indices.shape[1])
+    ascends = is_larger[:, 1:]  # (B, T - 1)
     refuse_first(ascends[:, 1:] & ~ascends[:, :-1], first_row, "an index comes twice, not as a filler")
     refuse_first(negative[:, 1:] & ~ascends, first_row, "a filler is negative")
-    empty = codes == EMPTY_CODE
     says_something = empty[:, None] & ((indices != 0) | negative)  # (B, T)
     refuse_first(says_something, first_row, f"scale code {EMPTY_CODE} allows only index 0 without a sign")
     return np.where(empty, 0, 1 + ascends.sum(axis=1))
@@ -238,4 +286,5 @@ def _count_coefficients(
 def _unpack_signs(packed: NDArray[np.uint8], topk: int, first_row: int) -> NDArray[np.bool_]:
     """Return (B, T) signs from (B, bytes)."""
     refuse_first(padding_is_set(packed, topk), first_row, "padding behind the signs is not zero")
-    return np.unpackbits(packed, axis=1, count=topk, bitorder="little").view(np.bool_)
+    bits = np.unpackbits(np.ascontiguousarray(packed).reshape(-1), bitorder="little")  # faster than row by row
+    return bits.view(np.bool_).reshape(len(packed), -1)[:, :topk]

@@ -54,13 +54,6 @@ class SparseChunks:
     step of `LEVEL_STEPS`. Some value of a chunk that sends anything lies at 0, so that one meaning has one code. None
     where a value has one bit: all lie at 0."""
 
-    def some(self, chunks: slice) -> SparseChunks:
-        """Return what is said of some chunks; nothing is copied."""
-        below = None if self.below is None else self.below[chunks]
-        return SparseChunks(
-            self.indices[chunks], self.negative[chunks], self.counts[chunks], self.codes[chunks], self.base, below
-        )
-
     def says_what(self, other: SparseChunks) -> bool:
         """Whether this says what another one of the same parameter says, on whatever device they are."""
         if self.base != other.base or (self.below is None) != (other.below is None):
@@ -69,6 +62,74 @@ class SparseChunks:
         if self.below is not None and other.below is not None:
             parts.append((self.below, other.below))
         return all(torch.equal(mine, its.to(mine.device)) for mine, its in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedChunks:
+    """What one peer says of several parameters with chunks of one form, one behind the other; see `SparseChunks`."""
+
+    indices: Tensor
+    """(N, T) int16."""
+
+    negative: Tensor
+    """(N, T) bool."""
+
+    counts: Tensor
+    """(N,) int16."""
+
+    codes: Tensor
+    """(N,) uint8."""
+
+    below: Tensor | None
+    """(N, T) uint8; None where values have one bit."""
+
+    bases: tuple[int, ...]
+    """Of each parameter."""
+
+    lengths: tuple[int, ...]
+    """Chunks of each parameter; N in all."""
+
+    def parameter(self, number: int) -> SparseChunks:
+        """Return what is said of one parameter; nothing is copied."""
+        start = sum(self.lengths[:number])
+        chunks = slice(start, start + self.lengths[number])
+        below = None if self.below is None else self.below[chunks]
+        return SparseChunks(
+            self.indices[chunks],
+            self.negative[chunks],
+            self.counts[chunks],
+            self.codes[chunks],
+            self.bases[number],
+            below,
+        )
+
+
+def join(parts: Sequence[SparseChunks]) -> JoinedChunks:
+    """Put what is said of parameters, at least one, with chunks of one form, one behind the other."""
+    return concatenate(
+        [
+            JoinedChunks(
+                part.indices, part.negative, part.counts, part.codes, part.below, (part.base,), (len(part.codes),)
+            )
+            for part in parts
+        ]
+    )
+
+
+def concatenate(parts: Sequence[JoinedChunks]) -> JoinedChunks:
+    """Put what is said of several groups of parameters, at least one, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    below = [part.below for part in parts if part.below is not None]
+    return JoinedChunks(
+        indices=torch.cat([part.indices for part in parts]),
+        negative=torch.cat([part.negative for part in parts]),
+        counts=torch.cat([part.counts for part in parts]),
+        codes=torch.cat([part.codes for part in parts]),
+        below=torch.cat(below) if below else None,
+        bases=tuple(base for part in parts for base in part.bases),
+        lengths=tuple(length for part in parts for length in part.lengths),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +152,13 @@ class StackedChunks:
     """(P, N, T) uint8; None where values have one bit."""
 
 
-def stack(payloads: Sequence[Sequence[SparseChunks]], device: torch.device) -> StackedChunks:
-    """Put what payloads say, each in the same number of parts, one part behind the other, onto a device."""
-    parts = [part for payload in payloads for part in payload]
-
-    def joined(tensors: Sequence[Tensor]) -> Tensor:
-        tensor = torch.cat(list(tensors)).to(device)
-        return tensor.view(len(payloads), len(tensor) // len(payloads), *tensor.shape[1:])
-
-    levels = [part.below for part in parts if part.below is not None]
+def stack(payloads: Sequence[JoinedChunks], chunks: slice, device: torch.device) -> StackedChunks:
+    """Put what payloads say of some chunks, which are the same in all of them, onto a device."""
+    below = [payload.below[chunks] for payload in payloads if payload.below is not None]
     return StackedChunks(
-        indices=joined([part.indices for part in parts]),
-        negative=joined([part.negative for part in parts]),
-        counts=joined([part.counts for part in parts]),
-        codes=joined([part.codes for part in parts]),
-        below=joined(levels) if levels else None,
+        indices=torch.stack([payload.indices[chunks] for payload in payloads]).to(device),
+        negative=torch.stack([payload.negative[chunks] for payload in payloads]).to(device),
+        counts=torch.stack([payload.counts[chunks] for payload in payloads]).to(device),
+        codes=torch.stack([payload.codes[chunks] for payload in payloads]).to(device),
+        below=torch.stack(below).to(device) if below else None,
     )

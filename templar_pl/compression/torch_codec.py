@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from templar_pl.compression.blocks import blocks_of, elements_at_once
-from templar_pl.compression.combine import add_payloads_, shared_scales
-from templar_pl.compression.exact import ROOM, inverse_dct_
-from templar_pl.compression.grid import ChunkGrid, alike
-from templar_pl.compression.momentum import Sent, accumulate_, compress_, restore_
-from templar_pl.compression.sparse import SparseChunks, stack
-from templar_pl.compression.weights import weigh
+from templar_pl.compression.blocks import Block, blocks_of, elements_at_once
+from templar_pl.compression.body import Body, join_body, plan_body
+from templar_pl.compression.grid import ChunkGrid, as_grids
+from templar_pl.compression.momentum import Sent, Taken, accumulate_, restore_, settle_, take_
+from templar_pl.compression.receive import Receiver
+from templar_pl.compression.slab import Slab
+from templar_pl.compression.sparse import JoinedChunks, SparseChunks, concatenate
+from templar_pl.compression.workers import share_tensors
 from templar_pl.config import CompressionConfig
 
 
@@ -23,22 +24,24 @@ class TorchEngine:
     def __init__(
         self,
         grids: Mapping[str, ChunkGrid],
-        momentum: Mapping[str, Tensor],
+        slabs: Sequence[Slab],
         config: CompressionConfig,
         *,
+        device: torch.device,
         product_dtype: torch.dtype,
     ) -> None:
         """Store the parts.
 
         Args:
             grids: the chunks of each parameter.
-            momentum: (N, K) fp32 of each parameter.
+            slabs: momentum of all of them, as `new_slabs` makes them; none if nothing is sent.
             config: numbers that all nodes share.
+            device: where to compute.
             product_dtype: of the matrix products of the update.
         """
-        self._grids, self._momentum, self._config = grids, momentum, config
-        self._product_dtype = product_dtype
-        self._sent: dict[str, Sent] = {}
+        self._grids, self._slabs, self._decay = as_grids(grids), slabs, config.momentum_decay
+        self._device, self._sent = device, list[Sent]()
+        self._receiver = Receiver(self._grids, config.combine, config.equalise, device, product_dtype)
 
     def largest(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the largest magnitude of each gradient, of any shape; NaN or infinite if one is not finite."""
@@ -51,54 +54,87 @@ class TorchEngine:
 
     def accumulate_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> None:
         """Decay the momentum and add the gradients."""
-        for name, grid in self._grids.items():
-            gradient = gradients[name]
-            weight = 0.0 if gradient is None else lr[name]
-            accumulate_(self._momentum[name], gradient, grid, decay=self._config.momentum_decay, lr=weight)
+        work = [(slab, block) for slab in self._slabs for block in self._blocks(slab)]
 
-    def compress_(self) -> dict[str, SparseChunks]:
+        def fold(dealt: Iterator[tuple[Slab, Block]]) -> None:
+            room = self._room([block for _, block in work])
+            for slab, block in dealt:
+                self._fold_(slab, block, gradients, lr, room)
+
+        share_tensors(work, fold, device=self._device)
+
+    def compress_(self) -> Body:
         """Take the largest coefficients out of the momentum."""
-        self._sent = {name: compress_(self._momentum[name], grid) for name, grid in self._grids.items()}
-        return {name: sent.sparse for name, sent in self._sent.items()}
+        return self._send_(None, {})
 
-    def send_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> dict[str, SparseChunks]:
-        """Do both."""
-        self.accumulate_(gradients, lr)
-        return self.compress_()
+    def send_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> Body:
+        """Do both, block by block."""
+        return self._send_(gradients, lr)
 
     def restore_(self) -> None:
         """Undo the last `compress_`."""
-        for name, sent in self._sent.items():
-            restore_(self._momentum[name], sent)
+        for slab, sent in zip(self._slabs, self._sent, strict=True):
+            restore_(slab.momentum, sent)
 
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
         """Write the update that payloads make into fp32 tensors."""
-        if not payloads:
+        if payloads:
+            self._receiver.update(payloads, out)
+        else:
             for target in out.values():
                 target.zero_()
-            return
-        for names in alike(self._grids):
-            self._update_alike(payloads, names, out)
 
-    def _update_alike(
-        self, payloads: Sequence[Mapping[str, SparseChunks]], names: Sequence[str], out: Mapping[str, Tensor]
+    def _send_(self, gradients: Mapping[str, Tensor | None] | None, lr: Mapping[str, float]) -> Body:
+        """Add the gradients if there are any, and take the largest coefficients out, while a block is in the cache."""
+        blocks = [list(self._blocks(slab)) for slab in self._slabs]
+        work = [(s, b) for s, of_slab in enumerate(blocks) for b in range(len(of_slab))]
+        taken: dict[tuple[int, int], Taken] = {}
+
+        def send(dealt: Iterator[tuple[int, int]]) -> None:
+            room = self._room([block for of_slab in blocks for block in of_slab])
+            for s, b in dealt:
+                slab, block = self._slabs[s], blocks[s][b]
+                if gradients is not None:
+                    self._fold_(slab, block, gradients, lr, room)
+                taken[s, b] = take_(slab.momentum[block.chunks], self._grids[slab.names[0]], room=room)
+
+        share_tensors(work, send, device=self._device)
+        self._sent = []
+        for s, slab in enumerate(self._slabs):
+            of_slab = [taken[s, b] for b in range(len(blocks[s]))]
+            nothing = take_(slab.momentum[:0], self._grids[slab.names[0]])
+            self._sent.append(settle_(slab.momentum, of_slab or [nothing], slab.lengths))
+        return join_body(self._said_by_form(), self._grids)
+
+    def _said_by_form(self) -> list[JoinedChunks]:
+        """Return what was sent of the parameters of each form, which may lie in several slabs."""
+        of_slab = {slab.names: sent.said for slab, sent in zip(self._slabs, self._sent, strict=True)}
+        return [
+            concatenate([said for names, said in of_slab.items() if names[0] in form])
+            for form in map(frozenset, plan_body(self._grids).forms)
+        ]
+
+    def _blocks(self, slab: Slab) -> Iterator[Block]:
+        """Cut the chunks of a slab into blocks that stay in the cache."""
+        elements = elements_at_once(self._device) // 2  # the momentum beside the room
+        return blocks_of(self._grids, slab.names, max(1, elements // slab.momentum.shape[1]))
+
+    def _room(self, blocks: Sequence[Block]) -> Tensor:
+        """Return room for the largest block, as `fold_dct_` wants it."""
+        return torch.empty(2 * max(b.num_chunks * b.pieces[0].grid.chunk_numel for b in blocks), device=self._device)
+
+    def _fold_(
+        self,
+        slab: Slab,
+        block: Block,
+        gradients: Mapping[str, Tensor | None],
+        lr: Mapping[str, float],
+        room: Tensor,
     ) -> None:
-        """Write the update of parameters with chunks of one form, in blocks that stay in the cache."""
-        device, grid = out[names[0]].device, self._grids[names[0]]
-        said = [[payload[name] for name in names] for payload in payloads]
-        weights = weigh(said, equalise=self._config.equalise, device=device)
-        elements = max(grid.chunk_numel, len(payloads) * grid.topk)
-        at_once = max(1, elements_at_once(device) // elements)
-        blocks = list(blocks_of(self._grids, names, at_once))
-        room = torch.empty(
-            ROOM, max((block.num_chunks for block in blocks), default=0), grid.chunk_numel, device=device
-        )
-        for block in blocks:
-            part = room[:, : block.num_chunks]
-            chosen = stack([block.parts_of(parameters) for parameters in said], device)
-            scales = shared_scales(chosen, weights, block.owners.to(device))
-            add_payloads_(part[:2], chosen, scales, self._config.combine)
-            inverse_dct_(part, grid, dtype=self._product_dtype)
-            # A sign of the integers; torch.sign is slower. Both keep the sign of -0.0, which depends on the order of
-            # a sum; adding 0.0 does not.
-            block.paste_(part[0].clamp_(-1, 1).add_(0.0), out)
+        """Decay the momentum of a block and add its gradients."""
+        parts = slab.momentum[block.chunks].split([piece.grid.num_chunks for piece in block.pieces])
+        for piece, momentum in zip(block.pieces, parts, strict=True):
+            gradient = gradients[piece.name]
+            part = None if gradient is None else piece.of(gradient)
+            weight = 0.0 if gradient is None else lr[piece.name]
+            accumulate_(momentum, part, piece.grid, decay=self._decay, lr=weight, room=room)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from templar_pl.compression.sparse import SparseChunks
+from templar_pl.compression.sparse import JoinedChunks
 from templar_pl.compression.tables import quarter_mantissas
 from templar_pl.compression.topk import used_slots
 
@@ -42,19 +42,19 @@ class Weights:
     """Log scale of what is 1 in the units of the products."""
 
 
-def weigh(payloads: Sequence[Sequence[SparseChunks]], *, equalise: Equalise, device: torch.device) -> Weights:
+def weigh(payloads: Sequence[JoinedChunks], *, equalise: Equalise, device: torch.device) -> Weights:
     """Say what payloads are multiplied by.
 
     Args:
-        payloads: P of them, at least one; of each what it says of Q parameters, at least one.
+        payloads: what P payloads, at least one, say of Q parameters, at least one.
         equalise: see `combine`. The bases of the codes cancel where payloads are divided by their norms.
         device: where to compute.
     """
-    bases = [[chunks.base for chunks in parameters] for parameters in payloads]
+    bases = [payload.bases for payload in payloads]
     table = torch.tensor(bases, device=device)
     if equalise == "none":
         return Weights(table, None, 0)
-    origin = 0 if payloads[0][0].below is None else LEVEL_ORIGIN
+    origin = 0 if payloads[0].below is None else LEVEL_ORIGIN
     origins = origin + (table % 4 if equalise == "clip" else torch.zeros_like(table))
     squares = _squares(payloads, origins)
     if equalise == "norm":
@@ -72,36 +72,31 @@ def _factor_table(factors: Sequence[Sequence[tuple[int, int]]], device: torch.de
     return torch.tensor(factors, device=device).permute(2, 0, 1)
 
 
-def _squares(payloads: Sequence[Sequence[SparseChunks]], origins: Tensor) -> list[list[int]]:
+def _squares(payloads: Sequence[JoinedChunks], origins: Tensor) -> list[list[int]]:
     """Return of each payload and parameter the sum of 2**(e / 4) over its values, times 2**30, in integers.
 
     Args:
-        payloads: of each of P payloads what it says of Q parameters.
+        payloads: what P payloads say of Q parameters.
         origins: (P, Q) int64; a log scale e is the code, less what the value lies below it, and this.
     """
-    histograms = [_histograms(said, origin) for said, origin in zip(payloads, origins, strict=True)]
+    histograms = [_histogram(said, origin) for said, origin in zip(payloads, origins, strict=True)]
     quarters = torch.tensor(quarter_mantissas(), device=origins.device)
     # Scales 4 j .. 4 j + 3 share the shift j; the sums stay below 2**31 * (values of a parameter).
     sums = (torch.stack(histograms).unflatten(-1, (-1, 4)) * quarters).sum(-1).tolist()  # the one transfer
     return [[sum(n << j for j, n in enumerate(row) if n) for row in rows] for rows in sums]
 
 
-def _histograms(parameters: Sequence[SparseChunks], origins: Tensor) -> Tensor:
+def _histogram(said: JoinedChunks, origins: Tensor) -> Tensor:
     """Return how many values one payload sends at each log scale in each of Q parameters, (Q, _SCALES) int64."""
-    device, lengths = origins.device, [len(chunks.codes) for chunks in parameters]
-    numbers = torch.arange(len(parameters), device=device)
-    firsts = (numbers * _SCALES + origins).repeat_interleave(
-        torch.tensor(lengths, device=device), output_size=sum(lengths)
-    )
-    codes = torch.cat([chunks.codes for chunks in parameters]).to(device)
-    counts = torch.cat([chunks.counts for chunks in parameters]).to(device)
-    places, weights = firsts + codes, counts.long()  # (N,) each
-    levels = [chunks.below for chunks in parameters if chunks.below is not None]
-    if levels:
-        below = torch.cat(levels).to(device)
-        weights = used_slots(counts, below.shape[-1]).long().flatten()  # (N * T,)
-        places = (places[:, None] - below).flatten()
-    histogram = torch.zeros(len(parameters) * _SCALES, dtype=torch.int64, device=device)
+    device = origins.device
+    numbers, lengths = (torch.tensor(part, device=device) for part in (range(len(said.lengths)), said.lengths))
+    firsts = (numbers * _SCALES + origins).repeat_interleave(lengths, output_size=sum(said.lengths))
+    counts = said.counts.to(device)
+    places, weights = firsts + said.codes.to(device), counts.long()  # (N,) each
+    if said.below is not None:
+        weights = used_slots(counts, said.below.shape[-1]).long().flatten()  # (N * T,)
+        places = (places[:, None] - said.below.to(device)).flatten()
+    histogram = torch.zeros(len(numbers) * _SCALES, dtype=torch.int64, device=device)
     return histogram.index_add_(0, places, weights).view(-1, _SCALES)
 
 

@@ -30,7 +30,7 @@ def test_what_is_sent_and_what_is_left_are_the_momentum(seed: int, topk: int, va
     before = random_momentum(seed, 9, 64)
     momentum = before.clone()
 
-    sparse = compress_(momentum, grid).sparse
+    sparse = compress_(momentum, grid).said.parameter(0)
 
     said = torch.zeros(9, 64, dtype=torch.float64)
     for chunk, count in enumerate(sparse.counts.tolist()):
@@ -50,7 +50,7 @@ def test_sent_and_kept_are_the_momentum_in_the_integers_of_the_payload(
     whole *= torch.rand(9, 64, generator=generator) < 0.7
     momentum = whole.float()
 
-    sparse = compress_(momentum, grid).sparse
+    sparse = compress_(momentum, grid).said.parameter(0)
 
     said = torch.zeros(9, 64, dtype=torch.float64).scatter_add(-1, sparse.indices.long(), dequantise(sparse).double())
     # In units of a quarter, all of them are integers.
@@ -91,7 +91,7 @@ def test_subtracting_an_own_payload_is_what_compressing_did() -> None:
     saved = momentum.clone()
 
     sent = compress_(momentum, grid)
-    subtract_(saved, sent.sparse)
+    subtract_(saved, sent.said.parameter(0))
 
     assert torch.equal(saved, momentum)
 
@@ -120,7 +120,7 @@ def test_200_windows_in_coefficient_space_are_those_in_parameter_space() -> None
 
     error = np.linalg.norm(momentum.double().numpy() - wanted) / math.sqrt((wanted**2).sum())
     assert error <= 1e-6
-    got = [set(row) for row in compress_(momentum, grid).sparse.indices.tolist()]
+    got = [set(row) for row in compress_(momentum, grid).said.parameter(0).indices.tolist()]
     assert got == [set(reference.largest_places(row, 32)) for row in wanted]
 
 

@@ -16,7 +16,7 @@ from templar_pl.compression import ChunkGrid, ExactUpdate, check_exact_arithmeti
 from templar_pl.compression.combine import shared_scales
 from templar_pl.compression.exact import ROOM, inverse_dct_, rescale_
 from templar_pl.compression.grid import ValueBits
-from templar_pl.compression.sparse import stack
+from templar_pl.compression.sparse import join, stack
 from templar_pl.compression.weights import clip_weights, weigh
 from templar_pl.errors import ConfigError
 from tests.compression import reference
@@ -244,8 +244,10 @@ def test_halves_in_equalised_scales_go_to_the_even_integer(num_sent: int) -> Non
     falling = SlowPayload([dict.fromkeys(range(num_sent), 1)] * 32, [255, *range(248, 0, -8)], 0)
     sparse = [to_sparse(payload, 16) for payload in (steady, falling)]
 
-    weights = weigh([[payload] for payload in sparse], equalise="norm", device=CPU)
-    said = stack([[payload] for payload in sparse], CPU)
+    joined = [join([payload]) for payload in sparse]
+
+    weights = weigh(joined, equalise="norm", device=CPU)
+    said = stack(joined, slice(None), CPU)
     scales = shared_scales(said, weights, torch.zeros(32, dtype=torch.int64))
 
     for chunk in range(32):

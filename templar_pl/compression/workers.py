@@ -1,0 +1,64 @@
+"""Work that is dealt out to threads: numpy and small operations of torch use one thread each, so a few run at once.
+
+The threads live for one call, so that none waits in between and a fork meets none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from templar_pl.compression.precision import full_precision
+
+Item = TypeVar("Item")
+
+
+def share_out(items: Sequence[Item], run: Callable[[Iterator[Item]], None], *, threads: int) -> None:
+    """Call `run` in several threads at once, which take the items from one iterator; nothing may hang on their order.
+
+    Args:
+        items: what there is to do.
+        run: works on what it takes. What it raises is raised here; what is not begun by then may be left out.
+        threads: at most so many at once, this one included; at least 1.
+    """
+    dealt = iter(items)
+    helpers = min(threads, len(items)) - 1
+    if helpers < 1:
+        run(dealt)
+        return
+    with ThreadPoolExecutor(helpers) as executor:
+        others = [executor.submit(run, dealt) for _ in range(helpers)]
+        try:
+            run(dealt)
+        finally:
+            for _ in dealt:  # after an error nobody begins anything new
+                pass
+    for other in others:
+        other.result()
+
+
+def share_tensors(items: Sequence[Item], run: Callable[[Iterator[Item]], None], *, device: torch.device) -> None:
+    """Do what `share_out` does for work of torch in full precision: on a CPU in as many threads as torch may use.
+
+    Each of them computes alone meanwhile: threads that share a small operation wait for each other longer than they
+    work. On other devices one thread says what is to be done.
+    """
+
+    def alone(dealt: Iterator[Item]) -> None:
+        torch.set_num_threads(1)
+        with full_precision(device):
+            run(dealt)
+
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    # Precision belongs to the process: set around all threads, so that none takes it back while others compute.
+    with full_precision(device):
+        if min(threads, len(items)) < 2:
+            run(iter(items))
+            return
+        try:
+            share_out(items, alone, threads=threads)
+        finally:
+            torch.set_num_threads(threads)
