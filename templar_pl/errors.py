@@ -30,6 +30,10 @@ class ObjectMissingError(StoreError):
         self.answered_at = answered_at
 
 
+class TransientError(StoreError):
+    """The same request may succeed if it is made again."""
+
+
 class OversizedError(StoreError):
     """The object has more bytes than the caller takes; none of them were read."""
 

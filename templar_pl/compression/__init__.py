@@ -10,7 +10,7 @@ from templar_pl.compression.native_library import NativeError
 from templar_pl.compression.quantise import dequantise
 from templar_pl.compression.section import SectionError
 from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
-from templar_pl.compression.travel import pack_body, travel_bytes, unpack_body
+from templar_pl.compression.travel import pack_body, travel_bytes, travels_as_made, unpack_body
 
 __all__ = [
     "EMPTY_CODE",
@@ -35,5 +35,6 @@ __all__ = [
     "pack_body",
     "sign_of",
     "travel_bytes",
+    "travels_as_made",
     "unpack_body",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from templar_pl.compression.grid import ChunkGrid, Grids, alike, as_grids
@@ -133,12 +133,37 @@ def encode_body(chunks: Mapping[str, SparseChunks], grids: Mapping[str, ChunkGri
     return Body(b"".join(sections), grids)
 
 
-def join_body(said: Sequence[JoinedChunks], grids: Mapping[str, ChunkGrid]) -> Body:
-    """Write what is sent of the parameters of each form of `plan_body`; nothing is checked."""
-    plan, sections = plan_body(grids), {}
-    for names, of_form in zip(plan.forms, said, strict=True):
-        sections |= zip(names, encode_sections(of_form, grids[names[0]]), strict=True)
-    return Body(b"".join(sections[name] for name in plan.sections), grids)
+Ready = Callable[[memoryview], None]
+"""Takes the next bytes of a body while later ones are still to be made."""
+
+
+class SectionsInOrder:
+    """Sections of a body that are made in any order and handed on in theirs."""
+
+    def __init__(self, grids: Mapping[str, ChunkGrid], ready: Ready | None) -> None:
+        """Start with none.
+
+        Args:
+            grids: the chunks of each parameter.
+            ready: takes each section as soon as all before it are there too; None if nobody waits for them.
+        """
+        self._grids, self._ready = grids, ready
+        self._names = list(plan_body(grids).sections)
+        self._sections: dict[str, bytes] = {}
+        self._handed_on = 0
+
+    def add(self, names: Sequence[str], said: JoinedChunks) -> None:
+        """Write what is sent of parameters with chunks of one form; nothing is checked."""
+        self._sections |= zip(names, encode_sections(said, self._grids[names[0]]), strict=True)
+        if self._ready is None:
+            return
+        while self._handed_on < len(self._names) and self._names[self._handed_on] in self._sections:
+            self._ready(memoryview(self._sections[self._names[self._handed_on]]))
+            self._handed_on += 1
+
+    def body(self, decoded: Sequence[JoinedChunks]) -> Body:
+        """Return all sections as a body; `decoded` is what they say, as `Body` wants it."""
+        return Body(b"".join(self._sections[name] for name in self._names), self._grids, decoded)
 
 
 def read_body(data: bytes | bytearray | memoryview, grids: Mapping[str, ChunkGrid]) -> Body:

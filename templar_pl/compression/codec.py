@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from templar_pl.compression.body import Ready
 from templar_pl.compression.grid import ChunkGrid, Grids, chunk_grid
 from templar_pl.compression.momentum import subtract_
 from templar_pl.compression.native_check import Backend, is_native, missing_option
@@ -113,19 +114,23 @@ class MomentumCodec:
         self._can_restore = True
         return sent
 
-    def send_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> Mapping[str, SparseChunks]:
+    def send_(
+        self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], *, ready: Ready | None = None
+    ) -> Mapping[str, SparseChunks]:
         """Do what `accumulate_` and then `compress_` do; faster, since each chunk is touched once.
 
         Args:
             gradients: as in `accumulate_`, but that they are finite and at most MAX_GRADIENT is not checked again:
                 `largest` tells.
             lr: as in `accumulate_`.
+            ready: called with the bytes of the body of `encode_body`, in their order, as soon as they are known, while
+                later parameters are still to come.
 
         Raises:
             ValueError: a gradient is missing, unknown or of the wrong shape, or an lr is missing or out of range.
         """
         _check_shapes(gradients, lr, self.grids)
-        sent = self._engine.send_(gradients, lr)
+        sent = self._engine.send_(gradients, lr, ready)
         self._can_restore = True
         return sent
 

@@ -168,8 +168,10 @@ class Plan:
         return type(self._template).from_buffer_copy(self._template)
 
     def job(self, parameters: ctypes.Array[Parameter]) -> Job:
-        """Return a job on all parameters. Keep `parameters` while it runs."""
-        job = Job(num_parameters=len(parameters), num_chunks=self.num_chunks)
+        """Return a job on parameters that `parameters` returned, all or some in a row. Keep them while it runs."""
+        last = parameters[-1] if len(parameters) else None
+        num_chunks = 0 if last is None else last.first_chunk + last.num_chunks
+        job = Job(num_parameters=len(parameters), num_chunks=num_chunks)
         job.parameters = ctypes.addressof(parameters)
         return job
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from templar_pl.compression.blocks import Block, blocks_of, elements_at_once
-from templar_pl.compression.body import Body, join_body, plan_body
+from templar_pl.compression.body import Body, Ready, SectionsInOrder, plan_body
 from templar_pl.compression.grid import ChunkGrid, as_grids
 from templar_pl.compression.momentum import Sent, Taken, accumulate_, restore_, settle_, take_
 from templar_pl.compression.receive import Receiver
@@ -65,11 +65,11 @@ class TorchEngine:
 
     def compress_(self) -> Body:
         """Take the largest coefficients out of the momentum."""
-        return self._send_(None, {})
+        return self._send_(None, {}, None)
 
-    def send_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> Body:
+    def send_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], ready: Ready | None) -> Body:
         """Do both, block by block."""
-        return self._send_(gradients, lr)
+        return self._send_(gradients, lr, ready)
 
     def restore_(self) -> None:
         """Undo the last `compress_`."""
@@ -84,14 +84,35 @@ class TorchEngine:
             for target in out.values():
                 target.zero_()
 
-    def _send_(self, gradients: Mapping[str, Tensor | None] | None, lr: Mapping[str, float]) -> Body:
+    def _send_(
+        self, gradients: Mapping[str, Tensor | None] | None, lr: Mapping[str, float], ready: Ready | None
+    ) -> Body:
         """Add the gradients if there are any, and take the largest coefficients out, while a block is in the cache."""
-        blocks = [list(self._blocks(slab)) for slab in self._slabs]
-        work = [(s, b) for s, of_slab in enumerate(blocks) for b in range(len(of_slab))]
+        order = range(len(self._slabs))
+        if ready is None:
+            portions = [list(order)]
+        else:
+            # What is small comes first, so that the sections of large matrices need not wait for a vector among them.
+            portions = [[place] for place in sorted(order, key=lambda place: self._slabs[place].momentum.numel())]
+        sent: dict[int, Sent] = {}
+        sections = SectionsInOrder(self._grids, ready)
+        for portion in portions:
+            sent |= self._send_portion_(portion, gradients, lr)
+            for place in portion:
+                sections.add(self._slabs[place].names, sent[place].said)
+        self._sent = [sent[place] for place in order]
+        return sections.body(self._said_by_form())
+
+    def _send_portion_(
+        self, portion: Sequence[int], gradients: Mapping[str, Tensor | None] | None, lr: Mapping[str, float]
+    ) -> dict[int, Sent]:
+        """Send slabs by their places; deal their blocks out to threads."""
+        blocks = {s: list(self._blocks(self._slabs[s])) for s in portion}
+        work = [(s, b) for s, of_slab in blocks.items() for b in range(len(of_slab))]
         taken: dict[tuple[int, int], Taken] = {}
 
         def send(dealt: Iterator[tuple[int, int]]) -> None:
-            room = self._room([block for of_slab in blocks for block in of_slab])
+            room = self._room([block for of_slab in blocks.values() for block in of_slab])
             for s, b in dealt:
                 slab, block = self._slabs[s], blocks[s][b]
                 if gradients is not None:
@@ -99,12 +120,12 @@ class TorchEngine:
                 taken[s, b] = take_(slab.momentum[block.chunks], self._grids[slab.names[0]], room=room)
 
         share_tensors(work, send, device=self._device)
-        self._sent = []
-        for s, slab in enumerate(self._slabs):
-            of_slab = [taken[s, b] for b in range(len(blocks[s]))]
+        sent = {}
+        for s, of_slab in blocks.items():
+            slab = self._slabs[s]
             nothing = take_(slab.momentum[:0], self._grids[slab.names[0]])
-            self._sent.append(settle_(slab.momentum, of_slab or [nothing], slab.lengths))
-        return join_body(self._said_by_form(), self._grids)
+            sent[s] = settle_(slab.momentum, [taken[s, b] for b in range(len(of_slab))] or [nothing], slab.lengths)
+        return sent
 
     def _said_by_form(self) -> list[JoinedChunks]:
         """Return what was sent of the parameters of each form, which may lie in several slabs."""
@@ -121,7 +142,8 @@ class TorchEngine:
 
     def _room(self, blocks: Sequence[Block]) -> Tensor:
         """Return room for the largest block, as `fold_dct_` wants it."""
-        return torch.empty(2 * max(b.num_chunks * b.pieces[0].grid.chunk_numel for b in blocks), device=self._device)
+        largest = max((b.num_chunks * b.pieces[0].grid.chunk_numel for b in blocks), default=0)
+        return torch.empty(2 * largest, device=self._device)
 
     def _fold_(
         self,

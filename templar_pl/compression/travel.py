@@ -19,6 +19,11 @@ def travel_bytes(grids: Mapping[str, ChunkGrid]) -> int:
     return sum(_travel_section_bytes(grid) for grid in grids.values())
 
 
+def travels_as_made(grids: Mapping[str, ChunkGrid]) -> bool:
+    """Return whether what travels of a body are its own bytes."""
+    return not _has_compact(grids)
+
+
 def pack_body(body: Body, *, backend: Backend = "auto") -> bytes:
     """Return what travels of a body: `travel_bytes(body.grids)` bytes, the same for the same meaning.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from concurrent.futures import Future, wait
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from templar_pl.errors import StoreError
-from templar_pl.exchange.store import Bucket, ObjectInfo, retry_delay_s
+from templar_pl.exchange.growing import GrowingBody
+from templar_pl.exchange.store import Bucket, ObjectInfo, StreamingBucket, retry_delay_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +51,44 @@ def publish(bucket: Bucket, key: str, data: bytes, *, deadline: float, retry_s: 
         StoreError: the object could not be put by the deadline, or one of another size is in its place. In the first
             case it may be in the bucket all the same, or land there later; publishing it again finds out.
     """
-    tries = _Tries(bucket, key, data, retry_s, deadline)
-    found: Future[Published] = Future()
-    # A daemon: a call that hangs must not keep the process from ending.
-    threading.Thread(target=tries.run, args=(found,), name="publish", daemon=True).start()
-    wait([found], max(0.0, deadline - time.monotonic()))
-    if not found.done():
-        raise StoreError(f"{key} could not be published by the deadline: {tries.reason}")
-    return found.result()
+    return Publication(bucket, key, GrowingBody(len(data), data), retry_s=retry_s).finish(deadline)
+
+
+class Publication:
+    """An object on its way into the own bucket, which may still be in the making."""
+
+    def __init__(self, bucket: Bucket, key: str, body: GrowingBody, *, retry_s: float = 0.5) -> None:
+        """Begin to put the object; a bucket that takes whole objects only waits until it is whole.
+
+        Args:
+            bucket: the own bucket.
+            key: of the object.
+            body: the object; whoever makes it appends to it, or gives it up.
+            retry_s: seconds before the second try at the earliest; later pauses grow.
+        """
+        self._key = key
+        self._tries = _Tries(bucket, key, body, retry_s)
+        self._found: Future[Published] = Future()
+        # A daemon: a call that hangs must not keep the process from ending.
+        threading.Thread(target=self._tries.run, args=(self._found,), name="publish", daemon=True).start()
+
+    def finish(self, deadline: float) -> Published:
+        """Wait for the end; see `publish`. No try begins after `deadline`."""
+        self._tries.deadline = deadline
+        wait([self._found], max(0.0, deadline - time.monotonic()))
+        if not self._found.done():
+            raise StoreError(f"{self._key} could not be published by the deadline: {self._tries.reason}")
+        return self._found.result()
 
 
 class _Tries:
     """Publishes an object, again and again until the deadline."""
 
-    def __init__(self, bucket: Bucket, key: str, data: bytes, retry_s: float, deadline: float) -> None:
-        self._bucket, self._key, self._data = bucket, key, data
-        self._retry_s, self._deadline = retry_s, deadline
+    def __init__(self, bucket: Bucket, key: str, body: GrowingBody, retry_s: float) -> None:
+        self._bucket, self._key, self._body, self._retry_s = bucket, key, body, retry_s
+        self.deadline = math.inf
+        """In seconds of `time.monotonic()`; set when it is known."""
+
         self.reason = "the store has not answered"
         """What the last try that ended came to."""
 
@@ -78,25 +102,30 @@ class _Tries:
         was_put = False
         for tries in count(1):
             try:
-                was_put = self._bucket.put_once(self._key, self._data) or was_put
-                return self._look(was_put)
+                was_put = self._put() or was_put
+                return self._look(was_put, self._body.whole())
             except _InTheWayError:
                 raise
             except StoreError as error:
                 self.reason = f"{error} (in {tries} {'try' if tries == 1 else 'tries'})"
             delay = retry_delay_s(tries, self._retry_s)
-            if time.monotonic() + delay >= self._deadline:
+            if time.monotonic() + delay >= self.deadline:
                 raise StoreError(f"{self._key} could not be published by the deadline: {self.reason}")
             time.sleep(delay)  # nothing can happen meanwhile that would be worth waking up for
         raise AssertionError("unreachable: counting does not end")
 
-    def _look(self, was_put: bool) -> Published:
+    def _put(self) -> bool:
+        if isinstance(self._bucket, StreamingBucket) and not self._body.is_complete:
+            return self._bucket.put_growing_once(self._key, self._body)
+        return self._bucket.put_once(self._key, self._body.whole())
+
+    def _look(self, was_put: bool, data: bytes) -> Published:
         """See what is in the bucket."""
         info = self._bucket.head(self._key)
-        _check_size(info, self._key, len(self._data))
-        found = self._data if was_put else self._bucket.get(self._key, max_bytes=len(self._data))
-        sha256, existing = hashlib.sha256(found).digest(), None if found == self._data else found
-        return Published(sha256, info.modified, len(self._data) if was_put else 0, existing)
+        _check_size(info, self._key, len(data))
+        found = data if was_put else self._bucket.get(self._key, max_bytes=len(data))
+        sha256, existing = hashlib.sha256(found).digest(), None if found == data else found
+        return Published(sha256, info.modified, len(data) if was_put else 0, existing)
 
 
 class _InTheWayError(StoreError):

@@ -21,7 +21,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, NameResolutionError
 from urllib3.exceptions import ReadTimeoutError as BodyTimeoutError
 
-from templar_pl.errors import ObjectMissingError, StoreError
+from templar_pl.errors import ObjectMissingError, StoreError, TransientError
 
 _ODD_ANSWERS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -39,10 +39,6 @@ _BROKEN: tuple[tuple[type[Exception], str], ...] = (
     (ResponseParserError, "the answer is not that of an S3 store"),
 )
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-
-
-class TransientError(StoreError):
-    """The same request may succeed if it is made again."""
 
 
 @dataclass(frozen=True, slots=True)

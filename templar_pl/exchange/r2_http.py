@@ -26,8 +26,7 @@ from botocore.httpsession import URLLib3Session
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.response import BaseHTTPResponse
 
-from templar_pl.errors import StoreError
-from templar_pl.exchange.r2_errors import TransientError
+from templar_pl.errors import StoreError, TransientError
 from templar_pl.exchange.r2_options import MIB, R2Options
 
 MAX_ANSWER_BYTES = 4 * MIB

@@ -11,10 +11,10 @@ from uuid import uuid4
 
 from botocore.exceptions import ClientError
 
-from templar_pl.errors import StoreError
+from templar_pl.errors import StoreError, TransientError
 from templar_pl.exchange.download import Download
 from templar_pl.exchange.large_objects import in_parallel, part_ranges
-from templar_pl.exchange.r2_errors import TransientError, code_of
+from templar_pl.exchange.r2_errors import code_of
 from templar_pl.exchange.r2_options import MAX_PARTS
 from templar_pl.exchange.r2_requests import Requests, TimedBody, read_body
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ParamValidationError
 
-from templar_pl.errors import OversizedError, StoreError
-from templar_pl.exchange.r2_errors import NETWORK_ERRORS, Place, TransientError, explain
+from templar_pl.errors import OversizedError, StoreError, TransientError
+from templar_pl.exchange.r2_errors import NETWORK_ERRORS, Place, explain
 from templar_pl.exchange.r2_options import R2Options
 from templar_pl.exchange.store import retry_delay_s
 

@@ -18,13 +18,14 @@ from uuid import uuid4
 
 from botocore.exceptions import ClientError
 
-from templar_pl.errors import ObjectMissingError, StoreError
+from templar_pl.errors import ObjectMissingError, StoreError, TransientError
 from templar_pl.exchange import credentials as names
 from templar_pl.exchange.credentials import AccessKey, BucketAddress, R2Credentials, parse_address
 from templar_pl.exchange.download import open_download
+from templar_pl.exchange.growing import GrowingBody
 from templar_pl.exchange.large_objects import FileDigest, open_source, part_ranges
 from templar_pl.exchange.r2_client import Clients
-from templar_pl.exchange.r2_errors import Place, TransientError, answered_at, refusal, status_of
+from templar_pl.exchange.r2_errors import Place, answered_at, refusal, status_of
 from templar_pl.exchange.r2_options import MAX_PARTS, R2Options
 from templar_pl.exchange.r2_parts import get_parts, put_parts
 from templar_pl.exchange.r2_requests import Requests, TimedBody, read_body
@@ -36,6 +37,7 @@ DELETE_BATCH = 1000
 MAX_PAGES = 200
 """Of one listing, of 1000 keys at most: a stranger's may have no end."""
 
+_CONTENT_TYPE = "application/octet-stream"
 _NONCE = "writer"  # metadata that tells our object from one that somebody else wrote at the same time
 _ACCOUNT_NAMES = f"{names.ACCOUNT_ID}, {names.BUCKET} and {names.ENDPOINT_URL}"
 
@@ -171,7 +173,7 @@ class R2Bucket(R2Reader):
         if len(data) > self._requests.options.multipart_bytes:
             put_parts(self._requests, key, len(data), lambda start, size: data[start : start + size], lambda: None)
             return
-        self._requests.send(f"write {key}", lambda client, deadline: self._put(client, deadline, key, data))
+        self._requests.send(f"write {key}", lambda client, deadline: self._put(client, deadline, key=key, data=data))
 
     def put_file(self, key: str, path: Path) -> FileDigest:
         """Write an object from a file, in parts if it is large; return what it holds."""
@@ -191,20 +193,11 @@ class R2Bucket(R2Reader):
 
         The store decides, by `If-None-Match: *`. If it did and its answer was lost, the object tells whose it is.
         """
-        check_key(key)
-        nonce = uuid4().hex
+        return self._put_once(key, len(data), partial(self._put, key=key, data=data))
 
-        def put(client: Any, deadline: float) -> bool:
-            try:
-                self._put(client, deadline, key, data, IfNoneMatch="*", Metadata={_NONCE: nonce})
-            except ClientError as error:
-                # 409: another put or a delete of the same key was under way.
-                if status_of(error) not in (409, 412):
-                    raise
-                return self._is_ours(client, key, nonce, len(data))
-            return True
-
-        return self._requests.send(f"write {key}", put)
+    def put_growing_once(self, key: str, body: GrowingBody) -> bool:
+        """Do what `put_once` does, and send the bytes as they come."""
+        return self._put_once(key, len(body), partial(self._put_growing, key=key, body=body))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, a thousand a request."""
@@ -215,22 +208,46 @@ class R2Bucket(R2Reader):
             batch = checked[start : start + DELETE_BATCH]
             self._requests.send(f"delete {len(batch)} objects", partial(self._delete, batch))
 
-    def _put(self, client: Any, deadline: float, key: str, data: bytes, **more: Any) -> None:
+    def _put_once(self, key: str, size: int, send: Callable[..., None]) -> bool:
+        check_key(key)
+        nonce = uuid4().hex
+
+        def put(client: Any, deadline: float) -> bool:
+            try:
+                send(client, deadline, IfNoneMatch="*", Metadata={_NONCE: nonce})
+            except ClientError as error:
+                # 409: another put or a delete of the same key was under way.
+                if status_of(error) not in (409, 412):
+                    raise
+                return self._is_ours(client, key, nonce, size)
+            return True
+
+        return self._requests.send(f"write {key}", put)
+
+    def _put(self, client: Any, deadline: float, *, key: str, data: bytes, **more: Any) -> None:
         """Write an object and see that the store has what was sent."""
         digest = hashlib.md5(data, usedforsecurity=False)
+        # The store refuses what arrives damaged.
+        more["ContentMD5"] = base64.b64encode(digest.digest()).decode()
         answer = client.put_object(
-            Bucket=self._bucket,
-            Key=key,
-            Body=TimedBody(data, deadline),
-            ContentMD5=base64.b64encode(digest.digest()).decode(),  # the store refuses what arrives damaged
-            ContentType="application/octet-stream",
-            **more,
+            Bucket=self._bucket, Key=key, Body=TimedBody(data, deadline), ContentType=_CONTENT_TYPE, **more
         )
+        self._check_put(client, answer, key, len(data), digest.hexdigest())
+
+    def _put_growing(self, client: Any, deadline: float, *, key: str, body: GrowingBody, **more: Any) -> None:
+        body.rewind(deadline)
+        answer = client.put_object(
+            Bucket=self._bucket, Key=key, Body=body, ContentLength=len(body), ContentType=_CONTENT_TYPE, **more
+        )
+        md5 = hashlib.md5(body.whole(), usedforsecurity=False).hexdigest()
+        self._check_put(client, answer, key, len(body), md5)
+
+    def _check_put(self, client: Any, answer: dict[str, Any], key: str, size: int, md5: str) -> None:
         # The tag of an object that the store keeps encrypted is another.
-        if answer.get("ETag", "").strip('"') != digest.hexdigest():
+        if answer.get("ETag", "").strip('"') != md5:
             found = client.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
-            if found != len(data):
-                raise TransientError(f"the store has {found} bytes after {len(data)} were written")
+            if found != size:
+                raise TransientError(f"the store has {found} bytes after {size} were written")
 
     def _is_ours(self, client: Any, key: str, nonce: str, size: int) -> bool:
         """Tell whether the object that is in the way was written by an earlier try of this call."""

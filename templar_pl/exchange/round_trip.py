@@ -11,17 +11,21 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from templar_pl.compression import Body, MomentumCodec, SparseChunks
+from templar_pl.compression import Body, MomentumCodec, SparseChunks, travels_as_made
 from templar_pl.errors import ChainError, PayloadError, StoreError
 from templar_pl.exchange.publish import publish
 from templar_pl.exchange.record import PayloadSource, WindowRecord
-from templar_pl.exchange.store import Buckets
+from templar_pl.exchange.sending import Sending
+from templar_pl.exchange.store import Buckets, StreamingBucket
 from templar_pl.exchange.window_values import Collected, Identity, Outgoing, Training
 from templar_pl.protocol.keys import payload_key
 from templar_pl.protocol.payload import Header, Payload, encode_payload
 from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
+
+MIN_STREAMED_BYTES = 2**20
+"""Payloads below this size are sent whole: they leave in one piece anyway."""
 
 
 class RoundTrip:
@@ -58,25 +62,54 @@ class RoundTrip:
 
     def encode(self, window: Window, training: Training, chunks: Mapping[str, SparseChunks]) -> Outgoing:
         """Sign what the codec took out of the momentum just now."""
-        header = Header(
-            run=self._identity.digest,
-            window=window,
-            uid=self._identity.uid,
-            public_key=self._identity.signer.public_key,
-            pages=training.pages,
-            fingerprint=training.fingerprint,
-            loss=training.loss,
-            batches=training.batches,
-            tokens=training.tokens,
-        )
+        header = self._header(window, training)
         data = encode_payload(header, chunks, self._codec.grids, self._identity.signer)
         return Outgoing(window, data, Payload(header, chunks))
 
-    def put(self, outgoing: Outgoing, *, is_open: bool) -> Outgoing:
+    def compress_(
+        self,
+        window: Window,
+        training: Training,
+        gradients: Mapping[str, Tensor | None],
+        lr: Mapping[str, float],
+        *,
+        may_upload: bool,
+    ) -> tuple[Outgoing, Sending | None]:
+        """Fold the gradients into the momentum, take the largest of it out, and sign it.
+
+        Args:
+            window: the window in training.
+            training: what the header says about it.
+            gradients: as `MomentumCodec.send_` wants them.
+            lr: of every parameter.
+            may_upload: whether the payload may land already: then its first parts leave while later ones are made,
+                where the bucket allows it and it is worth it.
+
+        Returns:
+            The payload, and what is putting it if that was begun.
+        """
+        sending = self._start_sending(window, training) if may_upload else None
+        if sending is None:
+            return self.encode(window, training, self._codec.send_(gradients, lr)), None
+        is_signed = False
+        try:
+            outgoing = sending.sign(self._codec.send_(gradients, lr, ready=sending.add))
+            is_signed = True
+        finally:
+            if not is_signed:
+                sending.give_up()
+        return outgoing, sending
+
+    def put(self, outgoing: Outgoing, *, is_open: bool, sending: Sending | None = None) -> Outgoing:
         """Put the payload into the own bucket and announce it, if the window is still open.
 
         A payload is written once: if an earlier life of this node already published one for the window, that one
         stands, and the momentum gives up what *it* says.
+
+        Args:
+            outgoing: the payload.
+            is_open: whether the window is still open.
+            sending: what is putting it already, if it was begun before it was compressed.
 
         Returns:
             What is published: the given payload or the earlier one.
@@ -88,7 +121,10 @@ class RoundTrip:
         key = payload_key(self._identity.run, outgoing.window, self._identity.uid)
         deadline = time.monotonic() + self._timeout_s
         try:
-            published = publish(self._buckets.own(), key, outgoing.data, deadline=deadline)
+            if sending is None:
+                published = publish(self._buckets.own(), key, outgoing.data, deadline=deadline)
+            else:
+                published = sending.publication.finish(deadline)
             standing = self._read_back(published.existing, outgoing)
             if is_open:
                 self.record.confirm(standing, published)
@@ -109,6 +145,31 @@ class RoundTrip:
             out: tensors that may be written to, as `MomentumCodec.update` says.
         """
         return self._codec.update([payload.chunks for payload in collected.payloads.values()], out=out)
+
+    def _start_sending(self, window: Window, training: Training) -> Sending | None:
+        """Begin to put a payload of which nothing is compressed yet; None where that gains nothing."""
+        bucket = self._buckets.own()
+        if (
+            not isinstance(bucket, StreamingBucket)
+            or self.payload_size < MIN_STREAMED_BYTES
+            or not travels_as_made(self._codec.grids)
+        ):
+            return None
+        key = payload_key(self._identity.run, window, self._identity.uid)
+        return Sending(bucket, key, self._header(window, training), self.payload_size, self._identity.signer)
+
+    def _header(self, window: Window, training: Training) -> Header:
+        return Header(
+            run=self._identity.digest,
+            window=window,
+            uid=self._identity.uid,
+            public_key=self._identity.signer.public_key,
+            pages=training.pages,
+            fingerprint=training.fingerprint,
+            loss=training.loss,
+            batches=training.batches,
+            tokens=training.tokens,
+        )
 
     def _read_back(self, existing: bytes | None, outgoing: Outgoing) -> Outgoing:
         """Return the payload that stands in the own bucket."""

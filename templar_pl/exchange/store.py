@@ -11,7 +11,9 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from templar_pl.exchange.growing import GrowingBody
 
 MAX_KEY_LENGTH = 512
 """Characters of a key; S3 allows 1024 bytes, and the bucket's name counts where it is part of the path."""
@@ -78,6 +80,19 @@ class Bucket(BucketReader, Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete any number of objects, in as few requests as the store allows; absent ones are no error."""
+        ...
+
+
+@runtime_checkable
+class StreamingBucket(Bucket, Protocol):
+    """A bucket that takes an object while it is still being made."""
+
+    def put_growing_once(self, key: str, body: GrowingBody) -> bool:
+        """Do what `put_once` does, and read the bytes as they come.
+
+        Raises:
+            StoreError: as `put_once`, or the bytes did not come.
+        """
         ...
 
 

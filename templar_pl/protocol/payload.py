@@ -68,14 +68,46 @@ def encode_payload(
         ValueError: names differ, chunks do not fit their grid or break a promise of `SparseChunks`, or the signer is
             another one than the header names.
     """
-    if header.public_key != signer.public_key:
-        raise ValueError(f"the header names {header.public_key.hex()}, the signer is {signer.public_key.hex()}")
     body = pack_body(encode_body(chunks, grids))
-    packed = pack_header(header, len(body))
-    signature = signer.sign(_signed_message(packed, body))
-    if len(signature) != SIGNATURE_BYTES:
-        raise ValueError(f"a signature must have {SIGNATURE_BYTES} bytes, got {len(signature)}")
-    return packed + body + signature
+    writer = PayloadWriter(header, len(body), signer)
+    writer.add(body)
+    return writer.head + body + writer.sign()
+
+
+class PayloadWriter:
+    """Signs a payload whose body is handed over part by part, in the form in which it travels."""
+
+    def __init__(self, header: Header, body_bytes: int, signer: Signer) -> None:
+        """Begin.
+
+        Args:
+            header: with the public key of `signer`.
+            body_bytes: length of what travels of the body, `travel_bytes(grids)`.
+            signer: the hotkey of the sender.
+
+        Raises:
+            ValueError: the signer is another one than the header names.
+        """
+        if header.public_key != signer.public_key:
+            raise ValueError(f"the header names {header.public_key.hex()}, the signer is {signer.public_key.hex()}")
+        self.head = pack_header(header, body_bytes)
+        """What comes before the body."""
+
+        self._signer, self._left, self._hash = signer, body_bytes, hashlib.sha256()
+
+    def add(self, part: bytes | memoryview) -> None:
+        """Take the next part of the body."""
+        self._left -= len(part)
+        self._hash.update(part)
+
+    def sign(self) -> bytes:
+        """Return what comes behind the body. Raises `ValueError` if the body was not as long as announced."""
+        if self._left:
+            raise ValueError(f"the body has {-self._left:+d} bytes more than were announced")
+        signature = self._signer.sign(_SIGNATURE_TAG + self.head + self._hash.digest())
+        if len(signature) != SIGNATURE_BYTES:
+            raise ValueError(f"a signature must have {SIGNATURE_BYTES} bytes, got {len(signature)}")
+        return signature
 
 
 def decode_payload(data: bytes, grids: Mapping[str, ChunkGrid], expected: Expected, verify: Verify) -> Payload:

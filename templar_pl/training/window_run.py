@@ -16,9 +16,7 @@ from torch import Tensor
 
 from templar_pl.compression import MomentumCodec
 from templar_pl.errors import ChainError, ConfigError, StoreError
-from templar_pl.exchange.agreed import AgreedRecord
-from templar_pl.exchange.landed import LandedRecord
-from templar_pl.exchange.record import SLICE_S, PayloadSource, WindowRecord
+from templar_pl.exchange.record import SLICE_S
 from templar_pl.exchange.retention import Retention
 from templar_pl.exchange.round_trip import RoundTrip
 from templar_pl.exchange.window_values import Collected, Identity, Limits, Outgoing, Training
@@ -27,6 +25,7 @@ from templar_pl.protocol.payload import Payload
 from templar_pl.protocol.peer import Peer
 from templar_pl.training.heartbeat import Heartbeat
 from templar_pl.training.network import Connection
+from templar_pl.training.opening import open_round_trip
 from templar_pl.training.phases import Phase, PhaseClock
 from templar_pl.units import Uid, Window
 
@@ -110,14 +109,13 @@ class WindowRun:
         """
         identity = Identity(connection.run, self.digest, connection.uid, connection.signer, connection.verify)
         self._connection = connection
-        source = PayloadSource(self._codec, identity, connection.buckets, limits)
-        self._round_trip = RoundTrip(
+        self._round_trip = open_round_trip(
             self._codec,
             identity,
-            buckets=connection.buckets,
-            record=self._record(connection, identity, source, limits),
-            source=source,
-            timeout_s=limits.timeout_s,
+            connection,
+            limits,
+            known=self._register,
+            read=lambda: self._ask(connection.chain.peers),
         )
         payloads, self._debug_keys = (make(connection.run, connection.uid) for make in (payload_keys, debug_keys))
         keep = {payloads: limits.keep_windows, self._debug_keys: debug_windows}
@@ -204,9 +202,10 @@ class WindowRun:
         """
         self.at_boundary = False
         self.phases.enter(Phase.COMPRESSION)
-        chunks = self._codec.send_(gradients, lr)
+        outgoing, sending = self.round_trip.compress_(
+            self.window, training, gradients, lr, may_upload=self._may_upload()
+        )
         self._momentum_at = self.applied + 1
-        outgoing = self.round_trip.encode(self.window, training, chunks)
         self.phases.enter(Phase.GATHER)
         try:
             self._wait_for_uploads()
@@ -215,7 +214,7 @@ class WindowRun:
             raise
         self.phases.enter(Phase.PUT)
         try:
-            return self.round_trip.put(outgoing, is_open=self._rebuilds is None)
+            return self.round_trip.put(outgoing, is_open=self._rebuilds is None, sending=sending)
         except StoreError:
             self.round_trip.record.abstain(self.window)
             raise
@@ -269,6 +268,14 @@ class WindowRun:
         self.applied, self._momentum_at = int(state["applied"]), int(state["momentum_at"])
         self._hotkey, self.total_tokens = state["hotkey"], int(state["total_tokens"])
         self._codec.load_state_dict(state["momentum"])
+
+    def _may_upload(self) -> bool:
+        """Whether a payload of the window may land now already."""
+        try:
+            left_s = self.seconds_left()
+        except ChainError:
+            return False  # asked again when everything is compressed
+        return self._rebuilds is None and (left_s <= 0 or math.isinf(left_s))
 
     def _wait_for_uploads(self) -> None:
         """Wait until payloads of the window may land: where windows end by the clock, not before it is over."""
@@ -344,20 +351,6 @@ class WindowRun:
         if payload is not None and self._rebuilds is None:
             log.info("window %d: the own payload landed after all", self.window)
             self._codec.subtract_(payload.chunks)
-
-    def _record(
-        self, connection: Connection, identity: Identity, source: PayloadSource, limits: Limits
-    ) -> WindowRecord:
-        if connection.agreement is not None:
-            return AgreedRecord(connection.agreement, identity, source, self._register, limits)
-        return LandedRecord(
-            connection.chain,
-            lambda: self._ask(connection.chain.peers),
-            identity,
-            source=source,
-            own_bucket=connection.buckets.own,
-            limits=limits,
-        )
 
 
 def _do_nothing() -> None:

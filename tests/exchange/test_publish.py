@@ -96,7 +96,12 @@ def test_a_store_that_fails_for_ever_is_given_up_at_the_deadline(bucket: LocalBu
 def test_a_store_that_hangs_is_left_at_the_deadline(bucket: LocalBucket, name: str) -> None:
     bucket.put("run/a", b"DATA")
     release = threading.Event()
-    hanging = Scripted(bucket, lambda call, _: release.wait(SOON_S) and None if call == name else None)
+
+    def hang(call: str, _: str) -> None:
+        if call == name:
+            release.wait(SOON_S)
+
+    hanging = Scripted(bucket, hang)
     started = time.monotonic()
     try:
         with pytest.raises(StoreError, match="run/a could not be published by the deadline: the store has not"):
@@ -117,8 +122,8 @@ def test_a_store_that_hangs_after_it_failed_is_left_with_the_reason(bucket: Loca
         release.wait(SOON_S)
 
     try:
+        deadline = time.monotonic() + 1.0
         with pytest.raises(StoreError, match=r"503 Slow Down \(in 1 try\)"):
-            deadline = time.monotonic() + 1.0
             publish(Scripted(bucket, hang_at_the_second_try), "run/a", b"data", deadline=deadline, retry_s=0.01)
     finally:
         release.set()
