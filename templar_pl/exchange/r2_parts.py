@@ -108,10 +108,10 @@ def _complete(
 
 
 def _get_part(requests: Requests, key: str, start: int, length: int) -> bytes:
-    def get(client: Any, deadline: float) -> bytes:
+    def get(client: Any, _: float) -> bytes:
         asked = f"bytes={start}-{start + length - 1}"
         answer = client.get_object(Bucket=requests.place.bucket, Key=key, Range=asked)
-        data = read_body(answer, max_bytes=length, deadline=deadline)
+        data = read_body(answer, max_bytes=length)
         if len(data) != length:
             raise TransientError(f"{len(data)} bytes came where {length} were asked for")
         return data

@@ -17,8 +17,6 @@ from templar_pl.exchange.store import retry_delay_s
 
 T = TypeVar("T")
 
-_SLICE_BYTES = 2**18  # asked of the system at a time; what is there is taken, a slice need not fill
-
 
 class Requests:
     """Calls one client for one bucket."""
@@ -77,12 +75,15 @@ class TimedBody(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read on. Raises `TransientError` after the deadline."""
-        _check_time(self._deadline, "send")
+        if time.monotonic() >= self._deadline:
+            raise TransientError("the body took too long to send")
         return super().read(size)
 
 
-def read_body(answer: dict[str, Any], *, max_bytes: int, deadline: float) -> bytes:
+def read_body(answer: dict[str, Any], *, max_bytes: int) -> bytes:
     """Read the body of an answer, of exactly the length that was promised.
+
+    The connections of `BoundedHttp` see to it that this ends in time.
 
     Raises:
         OversizedError: more than `max_bytes` are promised; nothing is read then.
@@ -98,19 +99,8 @@ def read_body(answer: dict[str, Any], *, max_bytes: int, deadline: float) -> byt
             raise StoreError(f"the store says that the object has {size} bytes")
         if size > max_bytes:
             raise OversizedError(f"the object has {size} bytes, and no more than {max_bytes} are allowed")
-        parts: list[bytes] = []
-        left = size
-        while left:
-            _check_time(deadline, "read")
-            # Unlike read(), read1() comes back with what is there, so that a trickle cannot outlast the deadline.
-            part = stream.read1(min(left, _SLICE_BYTES))
-            if not part:
-                raise TransientError(f"the body ended after {size - left} of {size} bytes")
-            parts.append(part)
-            left -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _check_time(deadline: float, action: str) -> None:
-    if time.monotonic() >= deadline:
-        raise TransientError(f"the body took too long to {action}")
+        # One call: a loop of read1() gets 16 KiB at a time through TLS, 24 ms of a processor for 8 MiB against 10.
+        data = stream.read(size)
+    if len(data) != size:
+        raise TransientError(f"the body ended after {len(data)} of {size} bytes")
+    return data

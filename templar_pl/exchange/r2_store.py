@@ -117,9 +117,9 @@ class R2Reader:
         """Read a whole object of at most `max_bytes`."""
         check_key(key)
 
-        def get(client: Any, deadline: float) -> bytes:
+        def get(client: Any, _: float) -> bytes:
             answer = client.get_object(Bucket=self._bucket, Key=key)
-            return read_body(answer, max_bytes=max_bytes, deadline=deadline)
+            return read_body(answer, max_bytes=max_bytes)
 
         return self._requests.send(f"read {key}", get)
 
