@@ -149,7 +149,9 @@ class _Downloads:
         self, requests: Mapping[Uid, Request], *, interval: Interval | None, deadline: float, poll_s: float
     ) -> None:
         self._requests, self._interval, self._deadline, self._poll_s = requests, interval, deadline, poll_s
-        self._changed = threading.Condition()  # guards all below
+        self._lock = threading.Lock()  # guards all below
+        # Two, since an answer that woke every idle thread would cost more than fetching it.
+        self._answered, self._to_do = threading.Condition(self._lock), threading.Condition(self._lock)
         self._due: list[tuple[float, Uid]] = [(0.0, uid) for uid in sorted(requests)]  # a heap
         self._tries = dict.fromkeys(requests, 0)
         self._last: dict[Uid, PayloadError | StoreError] = {}
@@ -167,8 +169,8 @@ class _Downloads:
     def answers(self) -> Iterator[tuple[Uid, _Answer]]:
         """Yield each peer's answer as it comes, until all are in or the deadline."""
         for _ in range(len(self._requests)):
-            with self._changed:
-                self._changed.wait_for(lambda: self._answers or self._bug, self._deadline - time.monotonic())
+            with self._answered:
+                self._answered.wait_for(lambda: self._answers or self._bug, self._deadline - time.monotonic())
                 if self._bug is not None:
                     raise self._bug
                 if not self._answers:
@@ -178,14 +180,14 @@ class _Downloads:
 
     def close(self) -> None:
         """Take no more answers, and let the threads end."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             self._answers.clear()
-            self._changed.notify_all()
+            self._to_do.notify_all()
 
     def unanswered(self, uids: set[Uid]) -> dict[Uid, PayloadError | StoreError]:
         """Say of peers that gave no answer what is known of them."""
-        with self._changed:
+        with self._lock:
             return {
                 uid: self._last.get(uid)
                 or StoreError(f"peer {uid}: the store did not answer for {self._requests[uid].key} by the deadline")
@@ -197,21 +199,23 @@ class _Downloads:
             while (uid := self._take()) is not None:
                 self._ask(uid)
         except BaseException as bug:  # noqa: BLE001 - a bug must rise in the caller, not die with this thread
-            with self._changed:
+            with self._lock:
                 self._bug = bug
-                self._changed.notify_all()
+                self._answered.notify()
 
     def _take(self) -> Uid | None:
         """Wait for a peer that is due and return it; None when there will be no more."""
-        with self._changed:
+        with self._lock:
             while self._unanswered and not self._is_closed:
                 now = time.monotonic()
                 if now >= self._deadline:
                     break
                 if self._due and self._due[0][0] <= now:
-                    return heapq.heappop(self._due)[1]
+                    uid = heapq.heappop(self._due)[1]
+                    self._to_do.notify()  # somebody else must watch for the next one
+                    return uid
                 until = min(self._due[0][0], self._deadline) if self._due else self._deadline
-                self._changed.wait(until - now)
+                self._to_do.wait(until - now)
         return None
 
     def _ask(self, uid: Uid) -> None:
@@ -249,7 +253,7 @@ class _Downloads:
             data = bucket.get(request.key, max_bytes=request.size)
         except ObjectMissingError as error:
             return _NotYet(Fault.MISSING, str(error), error.answered_at)
-        with self._changed:
+        with self._lock:
             self.bytes_down += len(data)
         if len(data) != request.size:
             raise _refusal(request, Fault.SIZE, f"the object has {len(data)} bytes, must have {request.size}")
@@ -258,13 +262,15 @@ class _Downloads:
         return data
 
     def _settle(self, uid: Uid, answer: _Answer) -> None:
-        with self._changed:
+        with self._lock:
             self._unanswered -= 1
             if not self._is_closed and time.monotonic() < self._deadline:
                 self._answers.append((uid, answer))
             elif not isinstance(answer, bytes):
                 self._last[uid] = answer
-            self._changed.notify_all()
+            self._answered.notify()
+            if not self._unanswered:
+                self._to_do.notify_all()
 
     def _wait_for(self, uid: Uid, answer: _NotYet) -> None:
         """File a peer for another try, or settle it if whatever came now would be late."""
@@ -286,7 +292,7 @@ class _Downloads:
             within_s: seconds to pause at most, if that is not below `poll_s`.
         """
         now = time.monotonic()
-        with self._changed:
+        with self._lock:
             self._last[uid] = error.with_traceback(None)
             self._tries[uid] += 1
             # Pauses that grow shrink again towards the deadline, or the last one would waste what is left.
@@ -294,7 +300,7 @@ class _Downloads:
             delay = min(retry_delay_s(self._tries[uid], self._poll_s), longest)
             if now + delay < self._deadline:
                 heapq.heappush(self._due, (now + delay, uid))
-                self._changed.notify_all()
+                self._to_do.notify()
                 return
         self._settle(uid, error)
 
