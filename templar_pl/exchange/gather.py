@@ -306,4 +306,5 @@ class _Downloads:
 
 
 def _refusal(request: Request, fault: Fault, reason: str) -> PayloadError:
-    return PayloadError(f"{request.key}: {reason}", fault=fault, peer=request.peer, window=request.window)
+    where = "" if request.key in reason else f"{request.key}: "  # stores name it in what they say
+    return PayloadError(f"{where}{reason}", fault=fault, peer=request.peer, window=request.window)

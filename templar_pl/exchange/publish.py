@@ -107,7 +107,7 @@ class _Tries:
             except _InTheWayError:
                 raise
             except StoreError as error:
-                self.reason = f"{error} (in {tries} {'try' if tries == 1 else 'tries'})"
+                self.reason = str(error)
             delay = retry_delay_s(tries, self._retry_s)
             if time.monotonic() + delay >= self.deadline:
                 raise StoreError(f"{self._key} could not be published by the deadline: {self.reason}")

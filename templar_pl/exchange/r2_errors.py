@@ -110,7 +110,7 @@ def _refused(error: ClientError, what: str, place: Place) -> StoreError:
         reason = f"there is no such object{'' if code == 'NoSuchKey' else ', or no bucket'}"
         return ObjectMissingError(f"{what}: {reason}", answered_at=answered_at(error.response))
     if code in _TRANSIENT_CODES or status in _TRANSIENT_STATUS:
-        return TransientError(f"{what}: the store answered {status} {code}")
+        return TransientError(f"{what}: the store answered {_answer_of(status, code)}")
     return StoreError(f"{what}: {_remedy(error, place)}")
 
 
@@ -125,7 +125,12 @@ def _remedy(error: ClientError, place: Place) -> str:
         return f"this store does not know the request (501 {code})"
     if 300 <= status < 400:
         return f"the store sends us elsewhere ({status} {code}). Check {place.account}"
-    return f"the store answered {status} {code}"
+    return f"the store answered {_answer_of(status, code)}"
+
+
+def _answer_of(status: int, code: str) -> str:
+    """Name an answer once: where it had no body, as those to HEAD, the code is the status again."""
+    return str(status) if code in ("", str(status)) else f"{status} {code}"
 
 
 def _denied(code: str, place: Place) -> str:

@@ -40,6 +40,7 @@ MAX_PAGES = 200
 _CONTENT_TYPE = "application/octet-stream"
 _NONCE = "writer"  # metadata that tells our object from one that somebody else wrote at the same time
 _ACCOUNT_NAMES = f"{names.ACCOUNT_ID}, {names.BUCKET} and {names.ENDPOINT_URL}"
+_PEER_NAMES = f"the address that this peer published, {names.BUCKET} and {names.ENDPOINT_URL}"
 
 
 class R2Buckets:
@@ -78,16 +79,18 @@ class R2Buckets:
         except ValueError as error:
             raise StoreError(f"a peer cannot be reached: {error}") from error
         own = self._credentials()
-        requests = self._requests(parsed, parsed.key, own, "the key that this peer published")
+        requests = self._requests(parsed, parsed.key, own, "the key that this peer published", _PEER_NAMES)
         return R2Reader(requests)
 
     def close(self) -> None:
         """Close all connections that are not in use."""
         self._clients.close()
 
-    def _requests(self, address: BucketAddress, key: AccessKey, own: R2Credentials, keys: str) -> Requests:
+    def _requests(
+        self, address: BucketAddress, key: AccessKey, own: R2Credentials, keys: str, account: str = _ACCOUNT_NAMES
+    ) -> Requests:
         endpoint_url = own.endpoint_url or f"https://{address.account}.r2.cloudflarestorage.com"
-        place = Place(endpoint_url, own.bucket or address.account, keys, _ACCOUNT_NAMES)
+        place = Place(endpoint_url, own.bucket or address.account, keys, account)
         return Requests(partial(self._clients.get, endpoint_url, key), place, self._options)
 
 

@@ -131,7 +131,7 @@ class WindowReport:
             parts.append("trained again")
         if self.put_failed:
             parts.append(f"not sent: {self.put_failed}")
-        parts += [f"skipped {reason}" for reason in self.skipped.values()]
+        parts += [f"skipped peer {uid}: {reason}" for uid, reason in self.skipped.items()]
         if self.out_of_sync:
             parts.append(f"out of sync with uid {', '.join(map(str, self.out_of_sync))}")
         return " | ".join(parts)

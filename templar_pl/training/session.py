@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from templar_pl.compression import MAX_GRADIENT, MomentumCodec
-from templar_pl.errors import ChainError, OutOfSyncError, StoreError
+from templar_pl.errors import ChainError, OutOfSyncError, PayloadError, StoreError
 from templar_pl.exchange.window_values import Collected, Outgoing, Training
 from templar_pl.protocol.fingerprint import fingerprint
 from templar_pl.training.phases import Phase
@@ -34,7 +34,7 @@ class Exchanged:
 
     own: Outgoing | None
     failure: str
-    """Why nothing was sent; empty if something was."""
+    """Why the own payload is not part of the window; empty if it is."""
 
     collected: Collected
     parameters_before: bytes
@@ -137,6 +137,8 @@ class Session:
             list(self._codec.momentum.values()),
         )
         collected, update = self.run.receive(own, out=gradients)  # nobody needs the gradients any more
+        if self.run.connection.uid in collected.payloads:
+            failure = ""  # it had landed: only the answer was lost
         strangers = out_of_sync(collected, parameters_before)
         self.set_gradients(update)
         return Exchanged(own, failure, collected, parameters_before, norms, strangers)
@@ -164,7 +166,7 @@ class Session:
             norms=exchanged.norms,
             participants=len(collected.settlement.payloads),
             peers=tuple(collected.payloads),
-            skipped={uid: str(error) for uid, error in collected.skipped.items()},
+            skipped={uid: reason_of(error) for uid, error in collected.skipped.items()},
             out_of_sync=exchanged.out_of_sync,
             put_failed=exchanged.failure,
             rebuilt=rebuilt,
@@ -212,6 +214,11 @@ def out_of_sync(collected: Collected, own_fingerprint: bytes) -> tuple[Uid, ...]
     if strangers:
         log.warning("window %d: uid %s trained at other parameters than this node", window, strangers)
     return strangers
+
+
+def reason_of(error: PayloadError | StoreError) -> str:
+    """Return why a peer is left out, without its name."""
+    return error.reason if isinstance(error, PayloadError) else str(error)
 
 
 def own_only(prints: Mapping[Uid, bytes], own_fingerprint: bytes) -> bool:

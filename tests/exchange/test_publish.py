@@ -121,10 +121,11 @@ def test_a_store_that_hangs_after_it_failed_is_left_with_the_reason(bucket: Loca
         calls(name, key)
         release.wait(SOON_S)
 
+    hanging = Scripted(bucket, hang_at_the_second_try)
+    deadline = time.monotonic() + 1.0
     try:
-        deadline = time.monotonic() + 1.0
-        with pytest.raises(StoreError, match=r"503 Slow Down \(in 1 try\)"):
-            publish(Scripted(bucket, hang_at_the_second_try), "run/a", b"data", deadline=deadline, retry_s=0.01)
+        with pytest.raises(StoreError, match="503 Slow Down"):
+            publish(hanging, "run/a", b"data", deadline=deadline, retry_s=0.01)
     finally:
         release.set()
 

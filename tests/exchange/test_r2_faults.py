@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from templar_pl.errors import StoreError
-from tests.servers.nodes import IMPATIENT, bucket_at, credentials, empty
+from tests.servers.nodes import IMPATIENT, bucket_at, credentials, empty, node_buckets
 from tests.servers.seaweed import S3Server
 from tests.servers.tcp_proxy import Bend, Rule, Way, ways
 
@@ -67,6 +67,23 @@ def test_a_fault_of_one_request_costs_another_try(way: Way, bend: Bend) -> None:
     bucket.put("b", BODY) if bend.reset_request_after else bucket.get("a", max_bytes=len(BODY))
 
     assert way.hits() == 1
+
+
+def test_an_answer_without_a_body_is_named_once(way: Way) -> None:
+    way.bend(Rule(bend=Bend(status=503)))
+
+    with pytest.raises(StoreError, match=r"the store answered 503$"):
+        bucket_at(way.url, IMPATIENT).head("a")
+
+
+def test_whose_bucket_is_silent_decides_what_to_check(way: Way) -> None:
+    buckets = node_buckets("me", way.url, IMPATIENT)
+    way.bend(Rule(bend=Bend(loses="request")))
+
+    with pytest.raises(StoreError, match="Check the network and TEMPLAR_R2_ACCOUNT_ID"):
+        buckets.own().head("a")
+    with pytest.raises(StoreError, match="Check the network and the address that this peer published"):
+        buckets.of(credentials("you", way.url).address.to_text()).head("a")
 
 
 def test_latency_lasts_and_fails_nothing(way: Way) -> None:
