@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 
@@ -50,6 +51,10 @@ class AgreedRecord:
     def join(self, window: Window) -> Window:
         """See `WindowRecord.join`."""
         return self._agreement.join(window)
+
+    def seconds_to_put(self, window: Window) -> float:  # noqa: ARG002 - others ask a clock
+        """See `WindowRecord.seconds_to_put`: whoever closes the window decides."""
+        return math.inf
 
     def confirm(self, outgoing: Outgoing, published: Published) -> None:
         """Announce the payload. Raises `ChainError` if the window was closed without it."""

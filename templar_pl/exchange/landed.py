@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from templar_pl.errors import ChainError, Fault, OutOfSyncError, StoreError
-from templar_pl.exchange.gather import Gathered, Interval, miss_of
+from templar_pl.exchange.gather import CLOCK_SLACK_S, Gathered, Interval, miss_of
 from templar_pl.exchange.publish import Published
 from templar_pl.exchange.record import GRACE_S, SLICE_S, Fetched, PayloadSource
 from templar_pl.exchange.store import Bucket
@@ -77,6 +77,20 @@ class LandedRecord:
             self._limits.check_interrupt()
             threading.Event().wait(min(SLICE_S, max(0.01, self._clock.seconds_left(window))))
         return opened
+
+    def seconds_to_put(self, window: Window) -> float:
+        """Return the seconds until uploads end, and a little more, for stores tell whole seconds.
+
+        Raises:
+            ChainError: they have ended.
+        """
+        first, last = self._clock.upload_interval(window)
+        left_s = self._clock.seconds_left(window) + last - first + CLOCK_SLACK_S
+        if left_s <= 0:
+            raise ChainError(
+                f"window {window}: uploads ended {CLOCK_SLACK_S - left_s:.1f} s before this node was ready"
+            )
+        return left_s
 
     def confirm(self, outgoing: Outgoing, published: Published) -> None:
         """See whether the payload landed in time; write it once more if it landed too early.
@@ -154,17 +168,24 @@ class LandedRecord:
         self, window: Window, peers: Mapping[Uid, Peer], interval: Interval, patience_s: float
     ) -> Gathered[Fetched]:
         give_up = time.monotonic() + patience_s
+        was_silent = False
         while True:
             gathered = self._source.fetch(window, peers, interval=interval)
             unanswered = [error for error in gathered.skipped.values() if isinstance(error, StoreError)]
             if not patience_s or not unanswered or len(unanswered) < len(peers):
-                return gathered
+                break
+            was_silent = True
             if time.monotonic() >= give_up:
                 raise OutOfSyncError(
                     f"window {window}: the store answered for no peer within {patience_s:g} s: {unanswered[0]}"
                 )
             log.warning("window %d: the store answers for no peer, asking again: %s", window, unanswered[0])
             self._limits.check_interrupt()
+        if not (was_silent and unanswered):
+            return gathered
+        log.info("window %d: the store answers again, asking for the other %d peer(s)", window, len(unanswered))
+        silent = {uid: peers[uid] for uid, error in gathered.skipped.items() if isinstance(error, StoreError)}
+        return _merge(gathered, self._source.fetch(window, silent, interval=interval))
 
     def _wait_until_over(self, window: Window) -> None:
         start = time.monotonic()
@@ -172,3 +193,14 @@ class LandedRecord:
             if time.monotonic() - start > GRACE_S:
                 self._limits.check_interrupt()
             threading.Event().wait(min(SLICE_S, left_s))
+
+
+def _merge(first: Gathered[Fetched], second: Gathered[Fetched]) -> Gathered[Fetched]:
+    """Lay the answers of a second gather over those of the first."""
+    again = second.payloads.keys() | second.skipped.keys()
+    skipped = {uid: error for uid, error in first.skipped.items() if uid not in again} | second.skipped
+    return Gathered(
+        dict(sorted((first.payloads | second.payloads).items())),
+        dict(sorted(skipped.items())),
+        first.bytes_down + second.bytes_down,
+    )

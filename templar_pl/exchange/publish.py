@@ -80,6 +80,10 @@ class Publication:
             raise StoreError(f"{self._key} could not be published by the deadline: {self._tries.reason}")
         return self._found.result()
 
+    def stop(self) -> None:
+        """Begin no more tries."""
+        self._tries.deadline = -math.inf
+
 
 class _Tries:
     """Publishes an object, again and again until the deadline."""

@@ -44,6 +44,14 @@ class WindowRecord(Protocol):
         """
         ...
 
+    def seconds_to_put(self, window: Window) -> float:
+        """Return the seconds for which a put of an open window can still count; `math.inf` if nobody can tell.
+
+        Raises:
+            ChainError: it cannot count any more.
+        """
+        ...
+
     def confirm(self, outgoing: Outgoing, published: Published) -> None:
         """Have the own payload count, which is in the own bucket.
 

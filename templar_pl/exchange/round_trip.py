@@ -115,12 +115,12 @@ class RoundTrip:
             What is published: the given payload or the earlier one.
 
         Raises:
-            StoreError: the put failed until the deadline; the momentum is as before it was compressed.
+            StoreError: the put failed for as long as it could count; the momentum is as before it was compressed.
             ChainError: the window was closed without this node; the momentum is as before it was compressed.
         """
         key = payload_key(self._identity.run, outgoing.window, self._identity.uid)
-        deadline = time.monotonic() + self._timeout_s
         try:
+            deadline = time.monotonic() + self._seconds_to_put(outgoing.window, is_open=is_open)
             if sending is None:
                 published = publish(self._buckets.own(), key, outgoing.data, deadline=deadline)
             else:
@@ -129,6 +129,8 @@ class RoundTrip:
             if is_open:
                 self.record.confirm(standing, published)
         except (StoreError, ChainError):
+            if sending is not None:
+                sending.publication.stop()
             self._codec.restore_()
             raise
         if not _same_chunks(standing.payload.chunks, outgoing.payload.chunks):
@@ -145,6 +147,10 @@ class RoundTrip:
             out: tensors that may be written to, as `MomentumCodec.update` says.
         """
         return self._codec.update([payload.chunks for payload in collected.payloads.values()], out=out)
+
+    def _seconds_to_put(self, window: Window, *, is_open: bool) -> float:
+        """Return the seconds for which a put is worth trying."""
+        return min(self._timeout_s, self.record.seconds_to_put(window)) if is_open else self._timeout_s
 
     def _start_sending(self, window: Window, training: Training) -> Sending | None:
         """Begin to put a payload of which nothing is compressed yet; None where that gains nothing."""

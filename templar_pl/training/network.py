@@ -17,6 +17,10 @@ from templar_pl.units import Block, Hotkey, Uid, Window
 
 log = logging.getLogger(__name__)
 
+LOOK_S = 2.5
+"""Seconds after the end of uploads in which every peer is asked once more: a second for stores that tell whole seconds,
+one between two questions to a peer, and the time of an answer."""
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -104,6 +108,8 @@ class LocalNetwork:
 
     def open(self, digest: bytes, window: WindowConfig) -> Connection:
         """See `Network.open`."""
+        if not self._config.record_windows:
+            _refuse_short_gathers(window)
         lock = self._lock()
         try:
             return self._connect(digest, window, lock)
@@ -163,6 +169,17 @@ class LocalNetwork:
                 "give this one another --wallet.hotkey, or stop the other"
             ) from error
         return lock
+
+
+def _refuse_short_gathers(window: WindowConfig) -> None:
+    """Nodes that stop looking before uploads are over would not all see the same."""
+    least_s = window.time_window_delta_seconds + LOOK_S
+    if window.gather_timeout_seconds < least_s:
+        raise ConfigError(
+            f"gather_timeout_seconds must be at least {least_s:g} where nobody records windows, {LOOK_S:g} s more than "
+            f"time_window_delta_seconds, got {window.gather_timeout_seconds:g}: a gather would end before the last "
+            "payload may land"
+        )
 
 
 def _refuse_late_uploads(config: LocalChainConfig) -> None:

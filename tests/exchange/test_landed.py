@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -259,6 +261,63 @@ def test_the_own_payload_of_an_earlier_life_is_known_if_it_counted(world: World)
     alice.broken = raise_store_error
     with pytest.raises(StoreError):
         alice.record.own_payload(NOW)
+
+
+def test_a_store_that_comes_back_between_two_questions_has_told_too_little(world: World) -> None:
+    """A node that applied what came first would differ from all others."""
+    alice, bob, carol = (world.add(name, patience_s=60.0) for name in NAMES)
+    alice.send()
+    bob.send()
+    world.store_time = CLOSED + 2
+    left = {"0": 1, "1": 2, "2": 1}  # questions that fail, by uid
+
+    def fail_at_first(_: str, key: str) -> None:
+        uid = key.rpartition("/")[2].removesuffix(".bin")
+        left[uid] -= 1
+        if left[uid] >= 0:
+            raise StoreError("no connection")
+
+    carol.broken = fail_at_first
+
+    assert list(carol.record.collect(NOW, None).payloads) == [alice.uid, bob.uid]
+
+
+def test_a_put_may_take_until_uploads_end(world: World) -> None:
+    alice = world.add("alice")
+
+    assert CLOSED - OPEN < alice.record.seconds_to_put(NOW) < CLOSED - OPEN + 2.5
+
+
+def test_a_put_that_cannot_count_any_more_is_not_made(world: World) -> None:
+    alice, bob = world.add("alice"), world.add("bob")
+    world.clock.left_s = OPEN - CLOSED - 5
+
+    with pytest.raises(ChainError, match=r"uploads ended 5\.0 s before this node was ready"):
+        alice.send()
+
+    world.store_time = CLOSED + 2
+    assert fault(bob.record.collect(NOW, None), alice) is Fault.MISSING
+    assert alice.momentum()["matrix"].abs().sum() > 0
+
+
+def test_a_put_that_hangs_is_left_when_uploads_have_ended(world: World) -> None:
+    alice = world.add("alice", timeout_s=60.0)
+    world.clock.left_s = OPEN - CLOSED - 0.5  # uploads ended half a second ago, as far as stores can tell
+    release = threading.Event()
+
+    def hang(*_: str) -> None:
+        release.wait(30)
+
+    alice.broken = hang
+    start = time.monotonic()
+    try:
+        with pytest.raises(StoreError, match="could not be published by the deadline"):
+            alice.send()
+        took_s = time.monotonic() - start
+    finally:
+        release.set()
+
+    assert took_s < 20
 
 
 def test_a_window_that_is_not_over_is_waited_for(world: World) -> None:

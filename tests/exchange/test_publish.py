@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from templar_pl.errors import StoreError
+from templar_pl.exchange.growing import GrowingBody
 from templar_pl.exchange.local_store import LocalBucket
-from templar_pl.exchange.publish import publish
+from templar_pl.exchange.publish import Publication, publish
 from tests.exchange.fakes import Calls, Scripted
 
 SOON_S = 60.0  # never reached where a test succeeds
@@ -130,6 +131,19 @@ def test_a_store_that_hangs_after_it_failed_is_left_with_the_reason(bucket: Loca
         release.set()
 
     assert calls.names == ["put_once", "put_once"]
+
+
+def test_a_publication_that_is_stopped_begins_no_more_tries(bucket: LocalBucket) -> None:
+    calls = Calls(put_once=-1)
+    publication = Publication(Scripted(bucket, calls), "run/a", GrowingBody(4, b"data"), retry_s=0.01)
+
+    publication.stop()
+
+    threads = [thread for thread in threading.enumerate() if thread.name == "publish"]
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    assert 1 <= len(calls.names) <= 2
 
 
 def test_a_bug_of_a_store_rises(bucket: LocalBucket) -> None:
