@@ -114,6 +114,8 @@ class Way:
         self._rules, self._hits = rules, [0] * len(rules)
 
     async def _accept(self) -> None:
+        if self._listener is not None and self._listener.is_serving():
+            return
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=MAX_HEAD_BYTES)
         self._port = self._listener.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
@@ -227,7 +229,8 @@ class _Connection:
         bend = self._bend = self._way.choose(method, path)
         self._head, self._body_bytes = b"", 0
         if bend.loses == "request":
-            await _until_end(self._reader)
+            while await self._reader.read(MAX_HEAD_BYTES):
+                pass
             return False
         if bend.status:
             await self._reader.readexactly(size)
@@ -294,8 +297,3 @@ def _answer(bend: Bend, method: str) -> bytes:
     lines = [f"HTTP/1.1 {bend.status} As Scripted", "Content-Type: application/xml", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in bend.headers.items()]
     return "\r\n".join(lines).encode() + END_OF_HEAD + (b"" if method == "HEAD" else body)
-
-
-async def _until_end(reader: asyncio.StreamReader) -> None:
-    while await reader.read(MAX_HEAD_BYTES):
-        pass
