@@ -67,7 +67,7 @@ class Block:
 
 def elements_at_once(device: torch.device) -> int:
     """Return how many fp32 elements are worked on together: on a CPU those that stay in its cache."""
-    return 2**20 if device.type == "cpu" else 2**24
+    return 2**19 if device.type == "cpu" else 2**24
 
 
 def blocks_of(grids: Mapping[str, ChunkGrid], names: Sequence[str], at_once: int) -> Iterator[Block]:

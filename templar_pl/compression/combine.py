@@ -1,6 +1,6 @@
 """How payloads meet in their parameters: in integers, so that neither their order nor the device matters.
 
-Shapes: P = payloads, N = chunks of one form, K = coefficients per chunk, T = sent per chunk at most, L = T, or 1 where
+Shapes: N = chunks of one form, P = payloads, K = coefficients per chunk, T = sent per chunk at most, L = T, or 1 where
 all values of a chunk have one magnitude.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from templar_pl.compression.exact import ROOM, ExactUpdate, inverse_dct_, unit_of
+from templar_pl.compression.exact import ROOM, ExactUpdate, inverse_dct_, split_columns, unit_of
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks, StackedChunks, join, stack
 from templar_pl.compression.tables import eighth_mantissas, scale_table
@@ -30,7 +30,7 @@ class SharedScales:
     """Integer magnitudes of what payloads send, all of a chunk on one log scale."""
 
     integers: Tensor
-    """(P, N, L) fp32 integers in 0..2**15."""
+    """(N, P, L) fp32 integers in 0..2**15."""
 
     eighths: Tensor
     """(N,) int32; a magnitude is integers * 2**(eighths / 8)."""
@@ -44,23 +44,23 @@ def shared_scales(said: StackedChunks, weights: Weights, owners: Tensor) -> Shar
         weights: of the payloads.
         owners: (N,) int64 number of the parameter that each chunk belongs to.
     """
-    codes = said.codes[..., None]  # (P, N, 1)
-    scales = codes + weights.bases[:, owners, None]
+    codes = said.codes[..., None]  # (N, P, 1)
+    scales = codes + weights.bases.T[owners][..., None]
     if said.below is not None:
-        scales = scales - said.below  # (P, N, T)
+        scales = scales - said.below  # (N, P, T)
     is_sent = codes != EMPTY_CODE
     if weights.factors is None:
         return _plain_scales(scales, is_sent)
-    return _weighted_scales(scales, is_sent, weights.factors[:, :, owners, None], weights.unit_eighths)
+    return _weighted_scales(scales, is_sent, weights.factors.transpose(1, 2)[:, owners, :, None], weights.unit_eighths)
 
 
 def _plain_scales(scales: Tensor, is_sent: Tensor) -> SharedScales:
-    """Bring log scales, (P, N, L) int64, as they are onto one integer scale per chunk."""
+    """Bring log scales, (N, P, L) int32, as they are onto one integer scale per chunk."""
     scales = torch.where(is_sent, scales, _FAR_BELOW)
-    loudest = scales.amax((0, 2))  # (N,)
+    loudest = scales.flatten(1).amax(1)  # (N,)
     table = torch.tensor(scale_table(), dtype=torch.float32, device=scales.device)
-    integers = table[(loudest[:, None] - scales).clamp(max=len(table) - 1)] * is_sent
-    return SharedScales(integers, torch.where(is_sent.any(0)[:, 0], loudest - 8 * 15, 0).to(torch.int32))
+    integers = table[(loudest[:, None, None] - scales).clamp_(max=len(table) - 1)] * is_sent
+    return SharedScales(integers, torch.where(loudest > _FAR_BELOW, loudest - 8 * 15, 0))
 
 
 def _weighted_scales(scales: Tensor, is_sent: Tensor, factors: Tensor, unit_eighths: int) -> SharedScales:
@@ -70,56 +70,50 @@ def _weighted_scales(scales: Tensor, is_sent: Tensor, factors: Tensor, unit_eigh
     with g the largest e // 8 - x of the chunk.
 
     Args:
-        scales: (P, N, L) int64 log scales e, not negative where something is sent.
-        is_sent: (P, N, 1) bool; whether a payload sends anything in a chunk.
-        factors: (2, P, N, 1) int64 m below 2**14 and x.
+        scales: (N, P, L) int32 log scales e, not negative where something is sent.
+        is_sent: (N, P, 1) bool; whether a payload sends anything in a chunk.
+        factors: (2, N, P, 1) int32 m below 2**14 and x.
         unit_eighths: log scale of what is 1 in these units.
     """
     mantissas, exponents = factors
-    octaves = torch.where(is_sent, (scales >> 3) - exponents, _FAR_BELOW)  # (P, N, L)
-    largest = octaves.amax((0, 2))  # (N,)
-    # Below 2**14 * 2**14.88, so a quotient by 2**14 or more is below 2**15.
-    products = mantissas * torch.tensor(eighth_mantissas(), device=scales.device)[scales & 7]
-    shifts = (14 + largest[:, None] - octaves).clamp_(max=40)  # 2**29 shifted by 40 is 0
+    octaves = torch.where(is_sent, (scales >> 3) - exponents, _FAR_BELOW)  # (N, P, L)
+    largest = octaves.flatten(1).amax(1)  # (N,)
+    # Below 2**14 * 2**14.88, so a quotient by 2**14 or more is below 2**15, and one by 2**30 rounds to 0.
+    eighths = torch.tensor(eighth_mantissas(), dtype=torch.int32, device=scales.device)
+    products = mantissas * eighths[scales & 7]
+    shifts = (14 + largest[:, None, None] - octaves).clamp_(max=30)
     integers = (_shift_to_nearest(products, shifts) * is_sent).to(torch.float32)
-    is_any = is_sent.any(0)[:, 0]
-    return SharedScales(integers, torch.where(is_any, 8 * largest + unit_eighths, 0).to(torch.int32))
+    return SharedScales(integers, torch.where(largest > _FAR_BELOW, 8 * largest + unit_eighths, 0))
 
 
 def _shift_to_nearest(integers: Tensor, shifts: Tensor) -> Tensor:
-    """Divide int64 integers, not negative, by 2**shifts (1..40); halves go to the even integer."""
-    quotients = integers >> shifts
-    remainders = integers - (quotients << shifts)
-    halves = torch.ones_like(shifts) << (shifts - 1)
-    is_up = (remainders > halves) | ((remainders == halves) & (quotients % 2 == 1))
-    return quotients + is_up
+    """Divide int32 integers, 0..2**29, by 2**shifts (1..30); halves go to the even integer."""
+    # Half of the divisor goes up; one less does, and so only more than half, where the quotient is even.
+    is_odd = (integers >> shifts) & 1
+    return (integers + ((1 << (shifts - 1)) - 1 + is_odd)) >> shifts
 
 
-def add_payloads_(room: Tensor, said: StackedChunks, scales: SharedScales, rule: Rule) -> None:
+def add_payloads_(room: Tensor, said: StackedChunks, scales: SharedScales, rule: Rule, grid: ChunkGrid) -> None:
     """Set room[0] to what payloads send, added coefficient by coefficient: integers of at most 2**24 in magnitude.
 
     Args:
-        room: (2, N, K) fp32; room[1] is used.
+        room: (2, N, K) fp32; room[1] is used. Coefficients are where `split_columns` puts them.
         said: what P payloads, 1..MAX_PEERS, say.
         scales: of these payloads.
         rule: `sum`, or `mean` over the payloads that sent a coefficient, halves to the even integer.
+        grid: the form of the chunks.
     """
     sums, senders = room
-    places = _chunk_by_chunk(said.indices, torch.int64)
+    places = split_columns(said.indices, grid).to(torch.int64).flatten(1)  # (N, P * T)
     slots = (torch.arange(said.indices.shape[-1], device=room.device) < said.counts[..., None]).to(torch.float32)
-    signs = said.negative.to(torch.float32).mul_(-2).add_(1).mul_(slots)  # (P, N, T)
-    sums.zero_().scatter_add_(-1, places, _chunk_by_chunk(signs.mul_(scales.integers), torch.float32))
-    if rule == "mean" and len(said.codes) > 1:
-        senders.zero_().scatter_add_(-1, places, _chunk_by_chunk(slots, torch.float32))
+    signs = said.negative.to(torch.float32).mul_(-2).add_(1).mul_(slots)  # (N, P, T)
+    sums.zero_().scatter_add_(-1, places, signs.mul_(scales.integers).flatten(1))
+    if rule == "mean" and said.codes.shape[1] > 1:
+        senders.zero_().scatter_add_(-1, places, slots.flatten(1))
         # One rounding in the division and one to the integer make the rounding of the exact quotient: a quotient
         # that is no half-integer is at least 1 / (2 * senders) away from one, and at most 2**15 large, where
         # fp32 errs by at most 2**-10; for 512 senders the division is exact.
         sums.div_(senders.clamp_(min=1)).round_()
-
-
-def _chunk_by_chunk(slots: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn (P, N, T) of payloads into contiguous (N, P * T)."""
-    return slots.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format).flatten(1)
 
 
 def combine(
@@ -154,7 +148,7 @@ def combine(
         weights = weigh(joined, equalise=equalise, device=device)
         said = stack(joined, slice(None), device)
         scales = shared_scales(said, weights, torch.zeros(grid.num_chunks, dtype=torch.int64, device=device))
-        add_payloads_(room[:2], said, scales, rule)
+        add_payloads_(room[:2], said, scales, rule, grid)
         eighths = scales.eighths
     shifts = inverse_dct_(room, grid, dtype=dtype)
     return ExactUpdate(room[0].view(-1, grid.height, grid.width), eighths + 8 * shifts, unit_of(grid))

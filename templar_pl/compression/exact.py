@@ -63,11 +63,25 @@ def rescale_(integers: Tensor, limit: int) -> Tensor:
     return shifts
 
 
+def split_columns(places: Tensor, grid: ChunkGrid) -> Tensor:
+    """Return where `inverse_dct_` wants the coefficients of places (any shape, any integers): even columns first."""
+    if not _is_split(grid):
+        return places
+    column = places & (grid.width - 1)
+    return (places - column) | ((column & 1) * (grid.width // 2)) | (column >> 1)
+
+
+def _is_split(grid: ChunkGrid) -> bool:
+    """Whether even and odd columns are transformed apart; for powers of two they are cheap to tell."""
+    return grid.transform == "dct" and grid.width > 1 and grid.width & (grid.width - 1) == 0
+
+
 def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Transform the integer coefficients room[0] back in place, in integers; without a transform they are the result.
 
     Args:
-        room: (ROOM, N, K) fp32; room[0] integers of at most 2**24 in magnitude, the rest is used; each contiguous.
+        room: (ROOM, N, K) fp32; room[0] integers of at most 2**24 in magnitude, in the order of `split_columns`; the
+            rest is used; each contiguous.
         grid: the height, the width and the transform of the chunks.
         dtype: float32 or float64, of the matrix products; both give the same integers.
 
@@ -80,7 +94,7 @@ def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.fl
     with full_precision(room.device):
         shifts = rescale_(values, OPERAND_LIMIT)
         basis = integer_basis(grid.width, room.device, dtype)
-        _product(values.view(-1, grid.width), basis, out=across.view(-1, grid.width))
+        _transform_across(values.view(-1, grid.width), basis, room[2], grid, out=across.view(-1, grid.width))
         if grid.is_vector:
             values.copy_(across)
         else:
@@ -98,11 +112,27 @@ def _product(left: Tensor, right: Tensor, *, out: Tensor) -> None:
         out.copy_(left.to(dtype) @ right.to(dtype))
 
 
+def _transform_across(operands: Tensor, basis: Tensor, room: Tensor, grid: ChunkGrid, *, out: Tensor) -> None:
+    """Set out, (M, B), to the rows' transform of operands, (M, B); room has as many elements.
+
+    Even rows of a basis are symmetric and odd ones antisymmetric: B[k][B - 1 - x] = (-1)**k B[k][x]. So one half is the
+    sum and the other the difference of what even and odd columns make, and both take half of the arithmetic.
+    """
+    if not _is_split(grid):
+        _product(operands, basis, out=out)
+        return
+    half = grid.width // 2
+    even, odd = room.view(2, -1, half)
+    for parity, part in enumerate((even, odd)):
+        _product(operands[:, parity * half : (parity + 1) * half], basis[parity::2, :half], out=part)
+    torch.add(even, odd, out=out[:, :half])
+    out[:, half:] = even.sub_(odd).flip(1)
+
+
 def _transform_down(operands: Tensor, basis: Tensor, room: Tensor, *, out: Tensor) -> None:
     """Set out, (N, A, B), to the columns' transform of operands, (N, A, B); room has as many elements.
 
-    Even rows of a basis are symmetric and odd ones antisymmetric: B[k][A - 1 - x] = (-1)**k B[k][x]. So the lower half
-    is the difference of what makes up the upper half as a sum, and both take half of the arithmetic.
+    As in `_transform_across`, but that rows of both parities are apart already.
     """
     num_chunks, height, width = operands.shape
     if height % 2:
@@ -113,7 +143,8 @@ def _transform_down(operands: Tensor, basis: Tensor, room: Tensor, *, out: Tenso
     for parity, part in enumerate((even, odd)):
         _product(basis[parity::2, :half].T.expand(num_chunks, -1, -1), operands[:, parity::2], out=part)
     torch.add(even, odd, out=out[:, :half])
-    out[:, half:] = even.sub_(odd).flip(1)
+    reverse = torch.arange(half - 1, -1, -1, device=out.device)
+    torch.index_select(even.sub_(odd), 1, reverse, out=out[:, half:])  # three times faster than a flip
 
 
 def unit_of(grid: ChunkGrid) -> float:

@@ -69,7 +69,7 @@ class Receiver:
         part = room[: math.prod(shape)].view(shape)
         chosen = stack(form.said, block.chunks, self.device)
         scales = shared_scales(chosen, form.weights, block.owners.to(self.device))
-        add_payloads_(part[:2], chosen, scales, self.rule)
+        add_payloads_(part[:2], chosen, scales, self.rule, form.grid)
         inverse_dct_(part, form.grid, dtype=self.product_dtype)
         # A sign of the integers; torch.sign is slower. Both keep the sign of -0.0, which depends on the order of
         # a sum; adding 0.0 does not.

@@ -134,31 +134,35 @@ def concatenate(parts: Sequence[JoinedChunks]) -> JoinedChunks:
 
 @dataclass(frozen=True, slots=True)
 class StackedChunks:
-    """What P payloads say of the same N chunks, as `SparseChunks` does, without the bases."""
+    """What P payloads say of the same N chunks, chunk by chunk, as `SparseChunks` does, without the bases."""
 
     indices: Tensor
-    """(P, N, T) int16."""
+    """(N, P, T) int16."""
 
     negative: Tensor
-    """(P, N, T) bool."""
+    """(N, P, T) bool."""
 
     counts: Tensor
-    """(P, N) int16."""
+    """(N, P) int16."""
 
     codes: Tensor
-    """(P, N) uint8."""
+    """(N, P) uint8."""
 
     below: Tensor | None
-    """(P, N, T) uint8; None where values have one bit."""
+    """(N, P, T) uint8; None where values have one bit."""
 
 
 def stack(payloads: Sequence[JoinedChunks], chunks: slice, device: torch.device) -> StackedChunks:
     """Put what payloads say of some chunks, which are the same in all of them, onto a device."""
-    below = [payload.below[chunks] for payload in payloads if payload.below is not None]
+
+    def stacked(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack([tensor[chunks] for tensor in tensors], dim=1).to(device)
+
+    below = [payload.below for payload in payloads if payload.below is not None]
     return StackedChunks(
-        indices=torch.stack([payload.indices[chunks] for payload in payloads]).to(device),
-        negative=torch.stack([payload.negative[chunks] for payload in payloads]).to(device),
-        counts=torch.stack([payload.counts[chunks] for payload in payloads]).to(device),
-        codes=torch.stack([payload.codes[chunks] for payload in payloads]).to(device),
-        below=torch.stack(below).to(device) if below else None,
+        indices=stacked([payload.indices for payload in payloads]),
+        negative=stacked([payload.negative for payload in payloads]),
+        counts=stacked([payload.counts for payload in payloads]),
+        codes=stacked([payload.codes for payload in payloads]),
+        below=stacked(below) if below else None,
     )

@@ -137,8 +137,7 @@ class TorchEngine:
 
     def _blocks(self, slab: Slab) -> Iterator[Block]:
         """Cut the chunks of a slab into blocks that stay in the cache."""
-        elements = elements_at_once(self._device) // 2  # the momentum beside the room
-        return blocks_of(self._grids, slab.names, max(1, elements // slab.momentum.shape[1]))
+        return blocks_of(self._grids, slab.names, max(1, elements_at_once(self._device) // slab.momentum.shape[1]))
 
     def _room(self, blocks: Sequence[Block]) -> Tensor:
         """Return room for the largest block, as `fold_dct_` wants it."""

@@ -33,10 +33,10 @@ class Weights:
     """What P payloads are multiplied by in Q parameters before they meet."""
 
     bases: Tensor
-    """(P, Q) int64; added to the codes."""
+    """(P, Q) int32; added to the codes."""
 
     factors: Tensor | None
-    """(2, P, Q) int64 m and x of factors m * 2**-x, m below 2**14; None for 1."""
+    """(2, P, Q) int32 m and x of factors m * 2**-x, m below 2**14; None for 1."""
 
     unit_eighths: int
     """Log scale of what is 1 in the units of the products."""
@@ -51,7 +51,7 @@ def weigh(payloads: Sequence[JoinedChunks], *, equalise: Equalise, device: torch
         device: where to compute.
     """
     bases = [payload.bases for payload in payloads]
-    table = torch.tensor(bases, device=device)
+    table = torch.tensor(bases, dtype=torch.int32, device=device)
     if equalise == "none":
         return Weights(table, None, 0)
     origin = 0 if payloads[0].below is None else LEVEL_ORIGIN
@@ -68,8 +68,8 @@ def weigh(payloads: Sequence[JoinedChunks], *, equalise: Equalise, device: torch
 
 
 def _factor_table(factors: Sequence[Sequence[tuple[int, int]]], device: torch.device) -> Tensor:
-    """Return (2, P, Q) int64."""
-    return torch.tensor(factors, device=device).permute(2, 0, 1)
+    """Return (2, P, Q) int32."""
+    return torch.tensor(factors, dtype=torch.int32, device=device).permute(2, 0, 1)
 
 
 def _squares(payloads: Sequence[JoinedChunks], origins: Tensor) -> list[list[int]]:
@@ -77,7 +77,7 @@ def _squares(payloads: Sequence[JoinedChunks], origins: Tensor) -> list[list[int
 
     Args:
         payloads: what P payloads say of Q parameters.
-        origins: (P, Q) int64; a log scale e is the code, less what the value lies below it, and this.
+        origins: (P, Q) int32; a log scale e is the code, less what the value lies below it, and this.
     """
     histograms = [_histogram(said, origin) for said, origin in zip(payloads, origins, strict=True)]
     quarters = torch.tensor(quarter_mantissas(), device=origins.device)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from templar_pl.compression import ChunkGrid, ExactUpdate, check_exact_arithmetic, chunk_grid, combine, sign_of
 from templar_pl.compression.combine import shared_scales
-from templar_pl.compression.exact import ROOM, inverse_dct_, rescale_
+from templar_pl.compression.exact import ROOM, inverse_dct_, rescale_, split_columns
 from templar_pl.compression.grid import ValueBits
 from templar_pl.compression.sparse import join, stack
 from templar_pl.compression.weights import clip_weights, weigh
@@ -46,7 +46,7 @@ def exact(
 
 def inverse(coefficients: torch.Tensor, grid: ChunkGrid) -> torch.Tensor:
     room = torch.full((ROOM, *coefficients.shape), math.nan)  # what lies in the rest does not matter
-    room[0] = coefficients
+    room[0][:, split_columns(torch.arange(grid.chunk_numel), grid)] = coefficients
     inverse_dct_(room, grid)
     return room[0]
 
@@ -252,7 +252,7 @@ def test_halves_in_equalised_scales_go_to_the_even_integer(num_sent: int) -> Non
 
     for chunk in range(32):
         wanted, eighths = reference.chunk_scales([steady, falling], chunk, "norm")
-        assert scales.integers[:, chunk, 0].tolist() == [magnitudes[0] for magnitudes in wanted]
+        assert scales.integers[chunk, :, 0].tolist() == [magnitudes[0] for magnitudes in wanted]
         assert scales.eighths[chunk] == eighths
 
 
