@@ -27,7 +27,7 @@ short options of the first four, after the command
   --local              the toy model and its numbers instead of the full ones (hparams.local.json)
   --wallet.hotkey NAME the key this node signs with; made on first use on a local chain
   --netuid N           number of the subnet; 268 if not given
-  --device NAME        cpu, cuda, cuda:1 or mps; chosen by itself if not given
+  --device NAME        cpu, cuda or cuda:1; chosen by itself if not given
   --test               apply the payloads of all peers, not only of max_topk_peers of them
   --debug, --trace     a detailed log of this package, or of all libraries too
   --ckpt_path last     resume from the newest checkpoint of this node

@@ -103,7 +103,7 @@ class TemplarCLI(LightningCLI):
             kwargs["logger"] = CSVLogger(network.node_dir, name="logs")
         if given["default_root_dir"] is None:
             kwargs["default_root_dir"] = str(network.node_dir)
-        kwargs.update(choose_device(self._setting("device"), given))
+        kwargs.update(choose_device(self._setting("device"), given, has_mps=torch.backends.mps.is_available()))
         self.trainer_defaults["callbacks"] = self._callbacks(network, hparams, given)
         return super().instantiate_trainer(**kwargs)
 
@@ -125,7 +125,7 @@ class TemplarCLI(LightningCLI):
         parser.add_argument("--local", help="Train the toy model of hparams.local.json.", **flag)
         parser.add_argument("--hparams", type=str | None, default=None, help="Another file than hparams.json.")
         parser.add_argument("--netuid", type=int, default=268, help="Number of the subnet.")
-        parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda, cuda:N or mps.")
+        parser.add_argument("--device", type=str | None, default=None, help="cpu, cuda or cuda:N.")
         parser.add_argument("--test", help="Apply the payloads of all peers, up to 512.", **flag)
         parser.add_argument("--debug", help="Log the details of this package.", **flag)
         parser.add_argument("--trace", help="Log the details of all libraries too.", **flag)
@@ -208,22 +208,30 @@ def checkpoint_dir(network: LocalNetwork) -> Path:
     return network.node_dir / "checkpoints"
 
 
-def choose_device(device: str | None, trainer: Any) -> dict[str, Any]:
+def choose_device(device: str | None, trainer: Any, *, has_mps: bool = False) -> dict[str, Any]:
     """Return the trainer's arguments for a device and its default precision.
 
     Args:
-        device: cpu, cuda, cuda:N, mps, or None to keep what the trainer was given.
+        device: cpu, cuda, cuda:N, or None to keep what the trainer was given.
         trainer: the trainer's settings.
+        has_mps: whether the trainer, left to itself, may choose mps; it gets the CPU then.
 
     Raises:
-        ConfigError: the name is another one.
+        ConfigError: the name is another one, or mps was asked for.
     """
     kind, _, index = (device or "").partition(":")
-    if device and (kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal())):
-        raise ConfigError(f"device must be cpu, cuda, cuda:N or mps, got {device!r}")
+    if "mps" in (kind, trainer["accelerator"] if not device else ""):
+        raise ConfigError(
+            "device must be cpu, cuda or cuda:N, got 'mps': compression needs float64, which mps does not have, to say "
+            "the same bits as all other nodes; use --device cpu"
+        )
+    if device and (kind not in ("cpu", "cuda") or (index and not index.isdecimal())):
+        raise ConfigError(f"device must be cpu, cuda or cuda:N, got {device!r}")
     chosen: dict[str, Any] = {}
     if device:
         chosen = {"accelerator": kind, "devices": [int(index)] if index else 1}
+    elif has_mps and trainer["accelerator"] == "auto":
+        chosen = {"accelerator": "cpu"}
     if trainer["precision"] is None:
         on_cpu = chosen.get("accelerator", trainer["accelerator"]) == "cpu" or not torch.cuda.is_available()
         # bf16 autocast is ten times slower than fp32 on processors without matrix units for it.

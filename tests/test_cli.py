@@ -134,7 +134,7 @@ def test_every_config_of_the_project_loads(capsys: pytest.CaptureFixture[str]) -
     [
         (["--compression.topk=0"], r"topk must be a whole number in 1..4096, got 0"),
         (["--schedule.learning_rate=7"], "learning_rate must be in 1e-09..1, got 7"),
-        (["--device=abacus"], "device must be cpu, cuda, cuda:N or mps, got 'abacus'"),
+        (["--device=abacus"], "device must be cpu, cuda or cuda:N, got 'abacus'"),
         (["--chain.pace=gallop"], "lockstep"),
         (["--compression.tpk=3"], "tpk"),
         (["--llama.vocab_size=100"], "vocab_size"),
@@ -263,6 +263,18 @@ def test_a_device_becomes_the_arguments_of_the_trainer(device: str | None, expec
 
 def test_a_given_precision_is_kept() -> None:
     assert "precision" not in choose_device("cpu", {"accelerator": "auto", "precision": "bf16-mixed"})
+
+
+@pytest.mark.parametrize("device", ["mps", "mps:0", None])
+def test_mps_is_refused_with_the_reason_and_what_to_use(device: str | None) -> None:
+    with pytest.raises(ConfigError, match=r"float64, which mps does not have.*use --device cpu"):
+        choose_device(device, {"accelerator": "mps", "precision": None})
+
+
+def test_a_trainer_that_would_choose_mps_gets_the_cpu() -> None:
+    chosen = choose_device(None, {"accelerator": "auto", "precision": None}, has_mps=True)
+
+    assert chosen == {"accelerator": "cpu", "precision": "32-true"}
 
 
 def test_an_unknown_device_is_refused() -> None:
