@@ -11,7 +11,7 @@ import torch
 from templar_pl.compression.body import Body
 from templar_pl.compression.compact import CompactLayout
 from templar_pl.compression.enumerative import BLOCK, SetTable, set_table
-from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.grid import ChunkGrid, Grids, as_grids
 from templar_pl.compression.native_library import Job, NativeError, address_of, load_library, plan_of
 
 MAX_WORDS = 16
@@ -86,8 +86,8 @@ class CompactPlan:
 
 
 @functools.lru_cache(maxsize=8)
-def _plan_of(items: tuple[tuple[str, ChunkGrid], ...]) -> CompactPlan:
-    return CompactPlan(dict(items))
+def _plan_of(grids: Grids) -> CompactPlan:
+    return CompactPlan(grids)
 
 
 def can_pack(grids: Mapping[str, ChunkGrid]) -> bool:
@@ -97,7 +97,7 @@ def can_pack(grids: Mapping[str, ChunkGrid]) -> bool:
 
 def native_pack_body(body: Body) -> bytes:
     """Do what `pack_body` does, for values of one bit and if `can_pack`. Raises `NativeError` without the library."""
-    compact = _plan_of(tuple(body.grids.items()))
+    compact = _plan_of(body.grids)
     travels = bytearray(compact.total_bytes)
     for _, inside, outside in compact.heads:
         travels[outside] = body.data[inside]
@@ -121,7 +121,7 @@ def native_unpack_body(data: bytes, grids: Mapping[str, ChunkGrid]) -> tuple[byt
     Raises:
         NativeError: there is no library.
     """
-    compact = _plan_of(tuple(grids.items()))
+    compact = _plan_of(as_grids(grids))
     body = bytearray(compact.plan.body_bytes)
     for _, inside, outside in compact.heads:
         body[inside] = data[outside]

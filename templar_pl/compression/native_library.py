@@ -18,7 +18,7 @@ from torch import Tensor
 
 from templar_pl.compression.body import body_bytes, section_starts
 from templar_pl.compression.dct import dct_basis
-from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.grid import ChunkGrid, Grids, as_grids
 from templar_pl.compression.quantise import HIGHEST, LOWEST, NOTHING, magnitude_table, octave_borders
 from templar_pl.compression.section import Layout
 from templar_pl.compression.tables import eighth_mantissas, integer_basis, quarter_mantissas, scale_table
@@ -186,13 +186,13 @@ def _describe(slot: Parameter, grid: ChunkGrid, start: int, first_chunk: int) ->
 
 
 @functools.lru_cache(maxsize=8)
-def _plan_of(items: tuple[tuple[str, ChunkGrid], ...]) -> Plan:
-    return Plan(dict(items))
+def _plan_of(grids: Grids) -> Plan:
+    return Plan(grids)
 
 
 def plan_of(grids: Mapping[str, ChunkGrid]) -> Plan:
     """Return the plan of a model; the one made before for the same parameters, if there is one."""
-    return _plan_of(tuple(grids.items()))
+    return _plan_of(as_grids(grids))
 
 
 @functools.cache
