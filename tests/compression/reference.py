@@ -196,9 +196,8 @@ def absolute_square(payload: SlowPayload) -> int:
     return sum(round(2**30 * 2 ** ((exponent & 3) / 4)) << (exponent >> 2) for exponent in exponents)
 
 
-def clip_weight(payloads: list[SlowPayload], number: int) -> tuple[int, int]:
-    """Return mantissa and exponent of the weight that brings a payload down to the median."""
-    squares = [absolute_square(payload) for payload in payloads]
+def clip_weight(squares: list[int], number: int) -> tuple[int, int]:
+    """Return mantissa and exponent of the weight that brings a payload down to the median of the squares of all."""
     sending = sorted(square for square in squares if square)
     median = sending[(len(sending) - 1) // 2]
     if squares[number] <= median:
@@ -221,7 +220,8 @@ def chunk_scales(payloads: list[SlowPayload], chunk: int, equalise: str) -> tupl
             magnitudes[q][place] = round(2**15 * 2 ** ((scale - top) / 8)) if top - scale < 128 else 0
         return magnitudes, top - 120
     is_norm, exponents = equalise == "norm", {}
-    weights = {q: weight(payloads[q]) if is_norm else clip_weight(payloads, q) for q in {q for q, _ in sent}}
+    squares = [] if is_norm else [absolute_square(payload) for payload in payloads]
+    weights = {q: weight(payloads[q]) if is_norm else clip_weight(squares, q) for q in {q for q, _ in sent}}
     lift = 0 if payloads[0].below is None else 128
     for q, place in sent:
         exponents[q, place] = payloads[q].scale(chunk, place) + lift + (0 if is_norm else payloads[q].base + 2048)
