@@ -1,9 +1,10 @@
 """The clock, the register of peers and the record of what they agreed on."""
 
 from templar_pl.chain.chain import BlockTimes, Chain, LeasedAgreement, Purse, Register, WindowClock
-from templar_pl.chain.hotkeys import HotkeySigner, load_or_create_hotkey, verify
+from templar_pl.chain.hotkeys import HotkeySigner, load_hotkey, load_or_create_hotkey, verify
 from templar_pl.chain.local_chain import LocalChain
 from templar_pl.chain.local_config import LocalChainConfig
+from templar_pl.chain.look import look_at_local_chain
 
 __all__ = [
     "BlockTimes",
@@ -15,6 +16,8 @@ __all__ = [
     "Purse",
     "Register",
     "WindowClock",
+    "load_hotkey",
     "load_or_create_hotkey",
+    "look_at_local_chain",
     "verify",
 ]

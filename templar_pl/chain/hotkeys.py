@@ -79,13 +79,31 @@ def load_or_create_hotkey(folder: Path, name: str) -> HotkeySigner:
     Raises:
         ConfigError: the name is out of range, or the file cannot be read, written or understood.
     """
+    signer = load_hotkey(folder, name)
+    if signer is None:
+        path = folder / name
+        try:
+            _create(path)
+        except OSError as error:
+            raise ConfigError(f"cannot read or write the hotkey file {path}: {error.strerror}") from error
+        signer = load_hotkey(folder, name)
+        if signer is None:
+            raise ConfigError(f"the hotkey file {path} was made and is gone again; let it stay there")
+    return signer
+
+
+def load_hotkey(folder: Path, name: str) -> HotkeySigner | None:
+    """Return the hotkey kept in `folder / name`, None if there is no such file; nothing is made.
+
+    Args and errors are those of `load_or_create_hotkey`.
+    """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"the name of a hotkey must be 1..64 letters, digits, `_`, `.` or `-`, got {name!r}")
     path = folder / name
     try:
-        if not path.exists():
-            _create(path)
         data = path.read_bytes()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise ConfigError(f"cannot read or write the hotkey file {path}: {error.strerror}") from error
     try:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from templar_pl.chain.database import Database
 from templar_pl.chain.hotkeys import HotkeySigner
 from templar_pl.chain.local_agreement import LocalAgreement
-from templar_pl.chain.local_config import LocalChainConfig
+from templar_pl.chain.local_config import LocalChainConfig, chain_settings
 from templar_pl.chain.local_register import LocalRegister
 from templar_pl.chain.lockstep import LockstepPace
 from templar_pl.chain.pace import Pace
@@ -54,7 +53,7 @@ class LocalChain(LocalRegister):
             pace, lease_s = WallPace(config, self._time), math.inf
         super().__init__(Database(path), signer, pace)
         self._pace = pace
-        self._settings = {"run": run} | {name: _word(value) for name, value in asdict(config).items()}
+        self._settings = chain_settings(config, run)
         self._agreement = LocalAgreement(self._database, pace, self._time, signer.hotkey, lease_s)
 
     def open(self) -> None:
@@ -107,9 +106,3 @@ class LocalChain(LocalRegister):
         """Return the UTC seconds of a block. Raises `ChainError` if it lies in the future."""
         with self._database.read() as connection:
             return self._pace.timestamp(connection, block)
-
-
-def _word(value: str | float) -> str:
-    """Write a setting down so that 20 and 20.0 are the same."""
-    is_whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if is_whole else value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from templar_pl.config import WindowConfig
@@ -53,3 +53,19 @@ class LocalChainConfig:
         for name in ("blocks_per_window", "min_miners"):
             if not isinstance(getattr(self, name), int):
                 raise ConfigError(f"{name} must be a whole number, got {getattr(self, name)!r}")
+
+
+def chain_settings(config: LocalChainConfig, run: str) -> dict[str, str]:
+    """Return what the file of a chain keeps of its settings, name -> value: equal ones are written alike.
+
+    Args:
+        config: how the chain keeps time.
+        run: digest of the numbers the nodes agree on, in hex.
+    """
+    return {"run": run} | {name: _word(value) for name, value in asdict(config).items()}
+
+
+def _word(value: str | float) -> str:
+    """Write a setting down so that 20 and 20.0 are the same."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if is_whole else value)

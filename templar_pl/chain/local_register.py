@@ -22,6 +22,16 @@ def own_uid(connection: sqlite3.Connection, hotkey: Hotkey) -> Uid:
     return Uid(row[0])
 
 
+def read_peers(connection: sqlite3.Connection) -> dict[Uid, Peer]:
+    """Return every registered hotkey, in uid order."""
+    columns = "uid, hotkey, public_key, address, since"
+    rows = connection.execute(f"SELECT {columns} FROM neurons ORDER BY uid").fetchall()  # noqa: S608 - no input
+    return {
+        Uid(uid): Peer(Uid(uid), Hotkey(hotkey), public_key, address, Window(since))
+        for uid, hotkey, public_key, address, since in rows
+    }
+
+
 class LocalRegister:
     """`Register` and `Purse` in the file of a local chain. Uids are given in order, from 0, and never again."""
 
@@ -54,12 +64,7 @@ class LocalRegister:
     def peers(self) -> dict[Uid, Peer]:
         """Return every registered hotkey, the own one among them, in uid order."""
         with self._database.read() as connection:
-            columns = "uid, hotkey, public_key, address, since"
-            rows = connection.execute(f"SELECT {columns} FROM neurons ORDER BY uid").fetchall()  # noqa: S608 - no input
-        return {
-            Uid(uid): Peer(Uid(uid), Hotkey(hotkey), public_key, address, Window(since))
-            for uid, hotkey, public_key, address, since in rows
-        }
+            return read_peers(connection)
 
     def set_weights(self, weights: Mapping[Uid, float]) -> None:
         """Replace what the own hotkey says each miner deserves; the weights are scaled so that they sum to 1.

@@ -72,16 +72,29 @@ def create_or_compare(
     Raises:
         ConfigError: the file was made with other settings.
     """
-    wanted = {"format": FORMAT, **settings}
     with transaction(connection):
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             for statement in TABLES.split(";"):
                 connection.execute(statement)
-            rows = [*wanted.items(), ("genesis", repr(created_at))]
+            rows = [("format", FORMAT), *settings.items(), ("genesis", repr(created_at))]
             connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        stored = dict(connection.execute("SELECT name, value FROM meta"))
-    for name, value in wanted.items():
+        compare(connection, path, settings)
+
+
+def compare(connection: sqlite3.Connection, path: Path, settings: Mapping[str, str]) -> None:
+    """Compare the settings of a file that has the tables.
+
+    Args:
+        connection: to the file.
+        path: of the file, for messages.
+        settings: name -> value.
+
+    Raises:
+        ConfigError: the file was made with other settings.
+    """
+    stored = dict(connection.execute("SELECT name, value FROM meta"))
+    for name, value in {"format": FORMAT, **settings}.items():
         if stored.get(name) != value:
             raise ConfigError(
                 f"chain file {path} was made with {name} = {stored.get(name)}, but {name} = {value} is asked for; "

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ MAX_PAGES = 200
 
 _CONTENT_TYPE = "application/octet-stream"
 _NONCE = "writer"  # metadata that tells our object from one that somebody else wrote at the same time
+_HALF_OF_A_DATE_S = 0.5  # a date without fractions stands for any moment of its second
 _ACCOUNT_NAMES = f"{names.ACCOUNT_ID}, {names.BUCKET} and {names.ENDPOINT_URL}"
 _PEER_NAMES = f"the address that this peer published, {names.BUCKET} and {names.ENDPOINT_URL}"
 
@@ -154,6 +157,27 @@ class R2Reader:
     def check(self) -> None:
         """See that the bucket is there and may be listed with this key. Raises `StoreError` that says what is not."""
         self._requests.send("list objects", lambda client, _: client.list_objects_v2(Bucket=self._bucket, MaxKeys=1))
+
+    def clock_skew_s(self) -> float:
+        """Return by how many seconds the clock of this machine is ahead of the store's; below 0 if it is behind.
+
+        The store dates its answers to the second, and somewhere between the request and the answer: the result is off
+        by half a second and half the time of the round trip at most.
+
+        Raises:
+            StoreError: as `check` does, or the store does not say what time it is.
+        """
+        return self._requests.send("ask for the time", self._clock_skew_s)
+
+    def _clock_skew_s(self, client: Any, _: float) -> float:
+        asked = time.time()
+        answer = client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
+        middle = (asked + time.time()) / 2
+        try:
+            dated = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+        except (KeyError, ValueError):
+            raise StoreError("the store does not say what time it is") from None
+        return middle - (dated + _HALF_OF_A_DATE_S)
 
     def _page(self, prefix: str, token: str | None) -> tuple[list[str], str | None]:
         """Return some keys, and what to ask for the next ones with; None behind the last."""

@@ -13,7 +13,7 @@ from bittensor_core import CRYPTO_ED25519, Keypair  # pyright: ignore[reportAttr
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from templar_pl.chain.hotkeys import HotkeySigner, load_or_create_hotkey, verify
+from templar_pl.chain.hotkeys import HotkeySigner, load_hotkey, load_or_create_hotkey, verify
 from templar_pl.errors import ConfigError
 from templar_pl.protocol.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, Verify
 
@@ -72,6 +72,17 @@ def test_a_key_is_made_on_first_use_and_found_again(tmp_path: Path) -> None:
     assert load_or_create_hotkey(tmp_path / "keys", "miner").hotkey == first.hotkey
     assert load_or_create_hotkey(tmp_path / "keys", "other").hotkey != first.hotkey
     assert verify(first.public_key, b"x", load_or_create_hotkey(tmp_path / "keys", "miner").sign(b"x"))
+
+
+def test_a_key_can_be_loaded_without_being_made(tmp_path: Path) -> None:
+    assert load_hotkey(tmp_path / "keys", "miner") is None
+    assert list(tmp_path.iterdir()) == []
+
+    made = load_or_create_hotkey(tmp_path / "keys", "miner")
+
+    loaded = load_hotkey(tmp_path / "keys", "miner")
+    assert loaded is not None
+    assert loaded.hotkey == made.hotkey
 
 
 def test_the_file_of_a_key_is_readable_by_its_owner_alone_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Looking at the file of a chain: what it tells, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from templar_pl.chain.local_chain import LocalChain
+from templar_pl.chain.local_config import LocalChainConfig
+from templar_pl.chain.look import look_at_local_chain
+from templar_pl.errors import ConfigError
+from tests.chain.nodes import RUN, local_chain
+
+CONFIG = LocalChainConfig()
+
+
+def everything(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[LocalChain]:
+    with contextlib.closing(local_chain(tmp_path, "a", CONFIG)) as chain:
+        chain.open()
+        chain.register()
+        yield chain
+
+
+def test_a_chain_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
+    assert look_at_local_chain(tmp_path / "runs" / "chain.sqlite", CONFIG, run=RUN) is None
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_open_chain_tells_who_is_registered(tmp_path: Path, chain: LocalChain) -> None:
+    assert look_at_local_chain(tmp_path / "chain.sqlite", CONFIG, run=RUN) == chain.peers()
+
+
+def test_a_closed_chain_tells_the_same_and_not_a_byte_of_its_folder_changes(tmp_path: Path, chain: LocalChain) -> None:
+    peers = chain.peers()
+    chain.close()
+    before = everything(tmp_path)
+
+    assert look_at_local_chain(tmp_path / "chain.sqlite", CONFIG, run=RUN) == peers
+
+    assert everything(tmp_path) == before
+
+
+def test_a_chain_with_other_settings_is_refused_in_the_words_of_opening_it(tmp_path: Path, chain: LocalChain) -> None:
+    other = dataclasses.replace(CONFIG, lease_s=21)
+    with pytest.raises(ConfigError) as opened:
+        local_chain(tmp_path, "b", other).open()
+
+    with pytest.raises(ConfigError) as looked_at:
+        look_at_local_chain(tmp_path / "chain.sqlite", other, run=RUN)
+
+    assert str(looked_at.value) == str(opened.value)
+
+
+def test_another_run_is_refused(tmp_path: Path, chain: LocalChain) -> None:
+    with pytest.raises(ConfigError, match=f"was made with run = {RUN}, but run = {'f' * 64} is asked for"):
+        look_at_local_chain(tmp_path / "chain.sqlite", CONFIG, run="f" * 64)
+
+
+def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.sqlite")) as other:
+        other.execute("CREATE TABLE t (a)")
+
+    with pytest.raises(ConfigError, match="database of another program"):
+        look_at_local_chain(tmp_path / "other.sqlite", CONFIG, run=RUN)
+
+
+def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chain.sqlite").write_text("not a database " * 1000)
+
+    with pytest.raises(ConfigError, match="it is not a chain file"):
+        look_at_local_chain(tmp_path / "chain.sqlite", CONFIG, run=RUN)
+
+
+def test_an_empty_file_is_no_chain_yet(tmp_path: Path) -> None:
+    (tmp_path / "chain.sqlite").touch()
+
+    assert look_at_local_chain(tmp_path / "chain.sqlite", CONFIG, run=RUN) is None
