@@ -19,11 +19,13 @@ commands
                python -m templar_pl test --config configs/miner.yaml --ckpt_path last
   predict    continue the prompts of a text file, one a line
                python -m templar_pl predict --config configs/miner.yaml --ckpt_path last --data.prompts prompts.txt
+  doctor     find what would stop a run before it begins: settings, keys of the bucket, chain, clock, memory, disk
+               python -m templar_pl doctor --config configs/miner.yaml
   compress-report
              what a window costs a model in bytes, seconds and memory, beside fp32 and the entropy bound
                python -m templar_pl compress-report --model hparams.json
 
-short options of the first four, after the command
+short options of the first five, after the command
   --local              the toy model and its numbers instead of the full ones (hparams.local.json)
   --wallet.hotkey NAME the key this node signs with; made on first use on a local chain
   --netuid N           number of the subnet; 268 if not given
@@ -52,6 +54,10 @@ def main() -> int:
         from templar_pl.roles.compress_report import run_compress_report  # noqa: PLC0415 - see above
 
         return run_compress_report(arguments[1:])
+    if arguments[0] == "doctor":
+        from templar_pl.cli_doctor import doctor_command  # noqa: PLC0415 - see above
+
+        return doctor_command(arguments[1:])
     from templar_pl.cli import run_command  # noqa: PLC0415 - see above
 
     return run_command(arguments)

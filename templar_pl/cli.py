@@ -9,9 +9,8 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from templar_pl.chain import LocalChainConfig
 from templar_pl.command_line import EXIT_SETTINGS, EXIT_SIGTERM, EXIT_STOPPED, hparams_files, say_error
 from templar_pl.config import MAX_PEERS
 from templar_pl.errors import ConfigError, TemplarError
-from templar_pl.exchange import R2Buckets, R2Options, credentials_from
+from templar_pl.exchange import R2Buckets, R2Credentials, R2Options, credentials_from
 from templar_pl.hparams import SECTIONS, HParams, load_hparams
 from templar_pl.node_config import StoreConfig, WalletConfig
 from templar_pl.training import (
@@ -51,8 +50,14 @@ log = logging.getLogger(__name__)
 class TemplarCLI(LightningCLI):
     """Commands `fit`, `validate`, `test` and `predict` with the groups of hparams.json and of this node."""
 
-    def __init__(self, arguments: Sequence[str], console: Console) -> None:
-        """Parse `arguments` and run the command they name."""
+    def __init__(self, arguments: Sequence[str], console: Console, **lightning: Any) -> None:
+        """Parse `arguments` and run the command they name.
+
+        Args:
+            arguments: of the command line.
+            console: for log and progress.
+            lightning: more arguments of Lightning's command line.
+        """
         self._arguments, self._console = list(arguments), console
         super().__init__(
             LlamaModule,
@@ -63,6 +68,7 @@ class TemplarCLI(LightningCLI):
             save_config_callback=SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             load_from_checkpoint_support=False,
+            **lightning,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -88,13 +94,13 @@ class TemplarCLI(LightningCLI):
         """Build the trainer around this node: its network, its folder, what it shows."""
         given = self._setting("trainer")
         hparams = self._hparams()
-        store, netuid = self._setting("store"), self._setting("netuid")
-        network = LocalNetwork(
-            root=str(Path(store.root) / f"net{netuid}"),
-            run=f"{store.run}-{hparams.digest().hex()[:8]}",
+        network = local_network(
+            self._setting("store"),
+            self._setting("netuid"),
+            hparams,
             hotkey=self._setting("wallet").hotkey,
             chain=self._setting("chain"),
-            r2=self._r2() if store.kind == "r2" else None,
+            r2=self._setting("r2"),
         )
         self._refuse_absent_checkpoint(network)
         if given["strategy"] == "templar":
@@ -136,15 +142,8 @@ class TemplarCLI(LightningCLI):
         parser.add_class_arguments(WalletConfig, "wallet")
         parser.add_class_arguments(RecoveryConfig, "recovery")
 
-    def _r2(self) -> R2Buckets:
-        # The keys are read at the moment of use, so that no setting and no checkpoint ever holds them.
-        return R2Buckets(partial(credentials_from, os.environ), self._setting("r2"))
-
     def _hparams(self) -> HParams:
-        hparams = HParams(**{section: self._setting(section) for section in SECTIONS})
-        if not self._setting("test"):
-            return hparams
-        return replace(hparams, peers=replace(hparams.peers, max_topk_peers=MAX_PEERS))
+        return run_numbers({name: self._setting(name) for name in SECTIONS}, all_peers=self._setting("test"))
 
     def _strategy(self, network: LocalNetwork, hparams: HParams) -> TemplarStrategy:
         return TemplarStrategy(
@@ -152,14 +151,9 @@ class TemplarCLI(LightningCLI):
             compression=hparams.compression,
             window=hparams.window,
             peers=hparams.peers,
-            settings_digest=self._settings_digest(hparams),
+            settings_digest=settings_digest(hparams, self._get(self.config, "model")["init_seed"]),
             recovery=self._setting("recovery"),
         )
-
-    def _settings_digest(self, hparams: HParams) -> bytes:
-        """Return the digest of the numbers and of how the weights are drawn, which all nodes must share."""
-        drawn = f"init_seed={self._get(self.config, 'model')['init_seed']}"
-        return hashlib.sha256(hparams.digest() + drawn.encode()).digest()
 
     def _callbacks(self, network: LocalNetwork, hparams: HParams, given: Any) -> list[Any]:
         callbacks: list[Any] = [WindowLog(), PrintPredictions(sys.stdout)]
@@ -187,7 +181,7 @@ class TemplarCLI(LightningCLI):
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command; return 0, 1 if it stopped on an error, 2 for wrong settings, 143 after SIGTERM."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    _silence_libraries()
+    silence_libraries()
     console = Console(stderr=True)
     try:
         TemplarCLI(arguments, console)
@@ -201,6 +195,41 @@ def run_command(arguments: Sequence[str]) -> int:
         log.warning("stopped by SIGTERM; the same command goes on where it stopped")
         return EXIT_SIGTERM
     return 0
+
+
+def own_keys() -> R2Credentials:
+    """Read the keys of the own bucket from the environment. Raises `ConfigError` if one is missing or malformed."""
+    return credentials_from(os.environ)
+
+
+def local_network(
+    store: StoreConfig, netuid: int, hparams: HParams, *, hotkey: str, chain: LocalChainConfig, r2: R2Options
+) -> LocalNetwork:
+    """Return the network of a run: its folder and name follow from its numbers."""
+    return LocalNetwork(
+        root=str(Path(store.root) / f"net{netuid}"),
+        run=f"{store.run}-{hparams.digest().hex()[:8]}",
+        hotkey=hotkey,
+        chain=chain,
+        # The keys are read at the moment of use, so that no setting and no checkpoint ever holds them.
+        r2=R2Buckets(own_keys, r2) if store.kind == "r2" else None,
+    )
+
+
+def run_numbers(sections: Mapping[str, Any], *, all_peers: bool) -> HParams:
+    """Return the numbers of a run.
+
+    Args:
+        sections: value of each of `SECTIONS`.
+        all_peers: whether the payloads of all peers are applied, as `--test` asks for.
+    """
+    hparams = HParams(**sections)
+    return replace(hparams, peers=replace(hparams.peers, max_topk_peers=MAX_PEERS)) if all_peers else hparams
+
+
+def settings_digest(hparams: HParams, init_seed: int) -> bytes:
+    """Return the digest of the numbers and of how the weights are drawn, which all nodes must share."""
+    return hashlib.sha256(hparams.digest() + f"init_seed={init_seed}".encode()).digest()
 
 
 def checkpoint_dir(network: LocalNetwork) -> Path:
@@ -253,7 +282,7 @@ def set_up_log(console: Console, *, debug: bool, trace: bool) -> None:
     package.setLevel(logging.DEBUG if debug or trace else logging.INFO)
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """Drop what libraries say of themselves or of our own doing; everything else still shows."""
     for message in (
         "LightningCLI's args parameter is intended",  # we pass the command line's own arguments

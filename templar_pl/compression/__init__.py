@@ -5,7 +5,7 @@ from templar_pl.compression.codec import MAX_GRADIENT, MomentumCodec
 from templar_pl.compression.combine import combine
 from templar_pl.compression.exact import ExactUpdate, check_exact_arithmetic, sign_of
 from templar_pl.compression.grid import ChunkGrid, chunk_grid
-from templar_pl.compression.native_check import Backend, decode_body, native_fault
+from templar_pl.compression.native_check import Backend, decode_body, missing_option, native_fault
 from templar_pl.compression.native_library import NativeError
 from templar_pl.compression.quantise import dequantise
 from templar_pl.compression.section import SectionError
@@ -31,6 +31,7 @@ __all__ = [
     "decode_body",
     "dequantise",
     "encode_body",
+    "missing_option",
     "native_fault",
     "pack_body",
     "sign_of",

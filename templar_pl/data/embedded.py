@@ -45,17 +45,22 @@ def ensure_embedded(cache: Path, *, rows_per_page: int, source: Path | None = No
     Raises:
         ConfigError: the cache cannot be written, or there are no source files.
     """
-    source = source or Path(sysconfig.get_path("stdlib"))
-    files = source_files(source)
-    if not files:
-        raise ConfigError(f"{source} holds no Python source files; give a folder of parquet files as page set instead")
-    folder = cache / f"python-{platform.python_version()}-{_fingerprint(source, files, rows_per_page)}"
+    folder, files = _plan(cache, rows_per_page, source)
     if not folder.is_dir():
         try:
             _build(folder, files, rows_per_page)
         except OSError as error:
             raise ConfigError(f"cannot write a page set to {cache} ({error}); choose another cache folder") from error
     return folder
+
+
+def embedded_folder(cache: Path, *, rows_per_page: int, source: Path | None = None) -> Path:
+    """Return the folder that `ensure_embedded` would return, whether it is there yet or not; nothing is made.
+
+    Raises:
+        ConfigError: there are no source files.
+    """
+    return _plan(cache, rows_per_page, source)[0]
 
 
 def source_files(source: Path) -> list[Path]:
@@ -86,6 +91,15 @@ def split_rows(text: str, max_bytes: int) -> list[str]:
             row, row_bytes = "", 0
         row, row_bytes = row + piece, row_bytes + size
     return [*rows, row] if row else rows
+
+
+def _plan(cache: Path, rows_per_page: int, source: Path | None) -> tuple[Path, list[Path]]:
+    """Return the folder of the set and the files it is made of. Raises `ConfigError` if there are none."""
+    source = source or Path(sysconfig.get_path("stdlib"))
+    files = source_files(source)
+    if not files:
+        raise ConfigError(f"{source} holds no Python source files; give a folder of parquet files as page set instead")
+    return cache / f"python-{platform.python_version()}-{_fingerprint(source, files, rows_per_page)}", files
 
 
 def _pieces(text: str, max_bytes: int) -> Iterator[str]:

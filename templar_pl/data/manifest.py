@@ -80,11 +80,7 @@ def ensure_manifest(folder: Path, *, text_column: str, rows_per_page: int) -> Ma
     """
     if rows_per_page < 1:
         raise ConfigError(f"rows_per_page must be at least 1, got {rows_per_page}")
-    if not folder.is_dir():
-        raise ConfigError(f"there is no folder {folder}; give the folder that holds the parquet files")
-    names = sorted(path.name for path in folder.glob("*.parquet"))
-    if not names:
-        raise ConfigError(f"{folder} holds no parquet files; put the files (*.parquet) of the page set there")
+    names = _file_names(folder)
     if not (folder / MANIFEST_NAME).exists():
         manifest = _make(folder, names, text_column=text_column, rows_per_page=rows_per_page)
         write_atomically(folder / MANIFEST_NAME, _to_json(manifest))
@@ -93,6 +89,23 @@ def ensure_manifest(folder: Path, *, text_column: str, rows_per_page: int) -> Ma
     _compare(manifest, folder, names, text_column=text_column, rows_per_page=rows_per_page)
     _verify(manifest, folder)
     return manifest
+
+
+def count_rows(folder: Path, *, text_column: str, rows_per_page: int) -> int:
+    """Return the rows of a folder as its files' footers have it; nothing is written, and no row is read.
+
+    Raises:
+        ConfigError: as `ensure_manifest`, but for damage inside the files.
+    """
+    names = _file_names(folder)
+    if (folder / MANIFEST_NAME).exists():
+        manifest = _read(folder / MANIFEST_NAME)
+        _compare(manifest, folder, names, text_column=text_column, rows_per_page=rows_per_page)
+    rows = 0
+    for name in names:
+        with open_parquet(folder / name, text_column) as parquet:
+            rows += parquet.metadata.num_rows
+    return rows
 
 
 def open_parquet(path: Path, text_column: str) -> pq.ParquetFile:
@@ -120,6 +133,16 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path} ({error.strerror}); make {path.parent} writable") from error
+
+
+def _file_names(folder: Path) -> list[str]:
+    """Return the names of the files of a page set, in order. Raises `ConfigError` if there are none."""
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}; give the folder that holds the parquet files")
+    names = sorted(path.name for path in folder.glob("*.parquet"))
+    if not names:
+        raise ConfigError(f"{folder} holds no parquet files; put the files (*.parquet) of the page set there")
+    return names
 
 
 def _make(folder: Path, names: list[str], *, text_column: str, rows_per_page: int) -> Manifest:

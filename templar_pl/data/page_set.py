@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from templar_pl.data.manifest import MANIFEST_NAME, Manifest, ensure_manifest, open_parquet
+from templar_pl.data.manifest import MANIFEST_NAME, Manifest, count_rows, ensure_manifest, open_parquet
 from templar_pl.errors import ConfigError
 
 MAX_OPEN_FILES = 32  # a set may have thousands of files; a process may open 1024
@@ -170,12 +170,31 @@ def open_page_set(
     manifest = ensure_manifest(folder, text_column=text_column, rows_per_page=rows_per_page)
     row_groups = [_row_groups(folder / file.name, file.rows, text_column) for file in manifest.files]
     pages = PageSet(folder, manifest, row_groups, num_validation_pages)
-    if pages.num_training_pages < min_training_pages:
+    _refuse_too_few(folder, pages.num_pages, rows_per_page, num_validation_pages, min_training_pages)
+    return pages
+
+
+def count_training_pages(
+    folder: Path, *, text_column: str, rows_per_page: int, num_validation_pages: int, min_training_pages: int = 1
+) -> int:
+    """Return how many pages `open_page_set` would leave to train on; nothing is written, and no text is read.
+
+    Args and errors are those of `open_page_set`, but for damage inside the files, which is not looked for.
+    """
+    rows = count_rows(folder, text_column=text_column, rows_per_page=rows_per_page)
+    num_pages = -(-rows // rows_per_page)
+    _refuse_too_few(folder, num_pages, rows_per_page, num_validation_pages, min_training_pages)
+    return num_pages - num_validation_pages
+
+
+def _refuse_too_few(
+    folder: Path, num_pages: int, rows_per_page: int, num_validation_pages: int, min_training_pages: int
+) -> None:
+    if num_pages - num_validation_pages < min_training_pages:
         raise ConfigError(
-            f"{folder} has {pages.num_pages} pages of {rows_per_page} rows; {num_validation_pages} for validation and "
+            f"{folder} has {num_pages} pages of {rows_per_page} rows; {num_validation_pages} for validation and "
             f"{min_training_pages} to train on are needed: add text, or lower rows_per_page or num_validation_pages"
         )
-    return pages
 
 
 def _row_groups(path: Path, rows: int, text_column: str) -> list[int]:

@@ -82,11 +82,12 @@ class HubTokenizer:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def load_tokenizer(name: str) -> Tokenizer:
+def load_tokenizer(name: str, *, offline: bool = False) -> Tokenizer:
     """Load a tokenizer.
 
     Args:
         name: `bytes`, a folder, or a name on the Hugging Face hub (downloaded once).
+        offline: whether to load only what is on this machine already.
 
     Raises:
         ConfigError: it cannot be loaded, or has no end-of-sequence token.
@@ -96,7 +97,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     from transformers import AutoTokenizer  # noqa: PLC0415 - takes seconds, and `bytes` does not need it
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline)
     except (OSError, ValueError, ImportError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise ConfigError(

@@ -71,9 +71,13 @@ class R2Buckets:
 
     def own_as_read(self) -> R2Reader:
         """Return the bucket of this node as others see it, with the published key."""
+        return self.own_with_read_key()
+
+    def own_with_read_key(self) -> R2Bucket:
+        """Return the bucket of this node, to be written with the published key: to see that the store refuses it."""
         own = self._credentials()
         keys = f"{names.READ_KEY_ID} and {names.READ_SECRET}"
-        return R2Reader(self._requests(own.address, own.address.key, own, keys))
+        return R2Bucket(self._requests(own.address, own.address.key, own, keys))
 
     def of(self, address: str) -> R2Reader:
         """Return the bucket a peer committed to, without asking it anything. Raises `StoreError` for its form."""

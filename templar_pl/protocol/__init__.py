@@ -13,6 +13,7 @@ from templar_pl.protocol.keys import (
     payload_keys,
     payload_prefix,
     run_key,
+    trial_key,
 )
 from templar_pl.protocol.pages import next_pages, pages_digest
 from templar_pl.protocol.payload import Expected, Payload, decode_payload, encode_payload, payload_bytes
@@ -52,4 +53,5 @@ __all__ = [
     "payload_prefix",
     "run_key",
     "select_peers",
+    "trial_key",
 ]

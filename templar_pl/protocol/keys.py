@@ -1,7 +1,8 @@
 """Names of the objects of a run in a bucket.
 
-Layout: `{run}/run.json`, `{run}/payload/{window:09d}/{uid}.bin`, `{run}/aggregate/{window:09d}.bin` and
-`{run}/debug/{window:09d}/{uid}.json`. Windows have nine digits, so that the order of the names is the order of time.
+Layout: `{run}/run.json`, `{run}/payload/{window:09d}/{uid}.bin`, `{run}/aggregate/{window:09d}.bin`,
+`{run}/debug/{window:09d}/{uid}.json`, and `{run}/trial/{name}.bin` while `doctor` tries out the keys of a bucket.
+Windows have nine digits, so that the order of the names is the order of time.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ class WindowKeys:
 def run_key(run: str) -> str:
     """Return the key of the object that describes a run. Raises `ValueError` for an unsafe run name."""
     return f"{_checked_run(run)}/run.json"
+
+
+def trial_key(run: str, name: str) -> str:
+    """Return the key of an object that is written to be deleted. Raises `ValueError` for an unsafe run name."""
+    return f"{_checked_run(run)}/trial/{name}.bin"
 
 
 def payload_prefix(run: str) -> str:

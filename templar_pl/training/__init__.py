@@ -2,13 +2,15 @@
 
 from templar_pl.training.checkpoints import WindowCheckpoint
 from templar_pl.training.data_module import TemplarDataModule
-from templar_pl.training.module import LlamaModule
-from templar_pl.training.network import Connection, LocalNetwork, Network
+from templar_pl.training.module import LlamaModule, refuse_small_vocabulary
+from templar_pl.training.network import Connection, LocalNetwork, Network, Outlook
 from templar_pl.training.predictions import PrintPredictions
 from templar_pl.training.progress import WindowProgressBar
 from templar_pl.training.recovery import RecoveryConfig
 from templar_pl.training.report import WindowReport
-from templar_pl.training.strategy import ExchangeMixin, TemplarStrategy, register
+from templar_pl.training.run_digest import run_digest
+from templar_pl.training.strategy import ExchangeMixin, TemplarStrategy, exact_dtype, register
+from templar_pl.training.trial import try_trainer
 from templar_pl.training.window_log import WindowLog
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "LlamaModule",
     "LocalNetwork",
     "Network",
+    "Outlook",
     "PrintPredictions",
     "RecoveryConfig",
     "TemplarDataModule",
@@ -25,6 +28,10 @@ __all__ = [
     "WindowLog",
     "WindowProgressBar",
     "WindowReport",
+    "exact_dtype",
+    "refuse_small_vocabulary",
+    "run_digest",
+    "try_trainer",
 ]
 
 register()

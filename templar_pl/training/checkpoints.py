@@ -12,6 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from templar_pl.training.checkpoint_io import PART_SUFFIX
 from templar_pl.training.session import Session
 
+KEPT_CHECKPOINTS = 3
+"""Newest checkpoints that stay on the disk, if nothing else is asked for."""
+
 log = logging.getLogger(__name__)
 
 
@@ -24,7 +27,7 @@ class WindowCheckpoint(ModelCheckpoint):
 
     CHECKPOINT_NAME_LAST = "window"
 
-    def __init__(self, dirpath: str | None = None, every_n_windows: int = 100, keep: int = 3) -> None:
+    def __init__(self, dirpath: str | None = None, every_n_windows: int = 100, keep: int = KEPT_CHECKPOINTS) -> None:
         """Store the settings.
 
         Args:

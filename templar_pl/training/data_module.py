@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from templar_pl.config import PagesConfig
-from templar_pl.data.embedded import TEXT_COLUMN, ensure_embedded
-from templar_pl.data.page_set import PageSet, PageSetConfig, open_page_set
+from templar_pl.data.embedded import TEXT_COLUMN, embedded_folder, ensure_embedded
+from templar_pl.data.page_set import PageSet, PageSetConfig, count_training_pages, open_page_set
 from templar_pl.data.tokenizers import Tokenizer, load_tokenizer
 from templar_pl.data.windowed import PagesDataset, pack_pages
 from templar_pl.errors import ConfigError
@@ -21,6 +21,15 @@ EMBEDDED = PageSetConfig()
 """The source files of the Python standard library."""
 
 WORKER_TIMEOUT_S = 600.0  # a worker tokenizes a whole window before its first batch
+
+
+class _Cut(TypedDict):
+    """How a page set is cut, as `open_page_set` takes it."""
+
+    text_column: str
+    rows_per_page: int
+    num_validation_pages: int
+    min_training_pages: int
 
 
 class TemplarDataModule(LightningDataModule):
@@ -62,6 +71,21 @@ class TemplarDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Build the page set of the standard library, or the manifest of a folder, once on each machine."""
         self._open()
+
+    def look(self) -> int | None:
+        """Return how many pages there are to train on; None if their set is built on first use. Nothing is written.
+
+        Raises:
+            ConfigError: as `setup`, but for damage inside the files.
+        """
+        source = self._source
+        if source.folder is None:
+            folder = embedded_folder(Path(source.cache), rows_per_page=source.rows_per_page)
+            if not folder.is_dir():
+                return None
+        else:
+            folder = Path(source.folder)
+        return count_training_pages(folder, **self._cut())
 
     def setup(self, stage: str) -> None:
         """Open what the stage needs. Raises `ConfigError` for settings that do not fit the data."""
@@ -114,16 +138,19 @@ class TemplarDataModule(LightningDataModule):
         source = self._source
         if source.folder is None:
             folder = ensure_embedded(Path(source.cache), rows_per_page=source.rows_per_page)
-            text_column = TEXT_COLUMN
         else:
-            folder, text_column = Path(source.folder), source.text_column
-        return open_page_set(
-            folder,
-            text_column=text_column,
-            rows_per_page=source.rows_per_page,
-            num_validation_pages=source.num_validation_pages,
-            min_training_pages=self._config.pages_per_window,
-        )
+            folder = Path(source.folder)
+        return open_page_set(folder, **self._cut())
+
+    def _cut(self) -> _Cut:
+        """Return how the page set is cut into pages."""
+        source = self._source
+        return {
+            "text_column": TEXT_COLUMN if source.folder is None else source.text_column,
+            "rows_per_page": source.rows_per_page,
+            "num_validation_pages": source.num_validation_pages,
+            "min_training_pages": self._config.pages_per_window,
+        }
 
     def _read_prompts(self) -> list[str]:
         """Return the lines of the prompt file. Raises `ConfigError` if there are none."""

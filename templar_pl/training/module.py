@@ -106,12 +106,7 @@ class LlamaModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Load the tokenizer and check that the model is large enough for it and for what is to be written."""
         self._tokenizer = load_tokenizer(self._tokenizer_name)
-        rows = self.model.config.vocab_size
-        if self._tokenizer.vocab_size > rows:
-            raise ConfigError(
-                f"the tokenizer {self._tokenizer_name!r} has {self._tokenizer.vocab_size} tokens, but vocab_size is "
-                f"{rows}; set vocab_size to at least the former"
-            )
+        refuse_small_vocabulary(self._tokenizer, self._tokenizer_name, self.model.config.vocab_size)
         positions = self.model.config.max_position_embeddings
         if stage == "predict" and self._generation.max_new_tokens >= positions:
             raise ConfigError(
@@ -154,6 +149,24 @@ class LlamaModule(LightningModule):
     def _evaluate(self, batch: dict[str, Tensor], metrics: TextMetrics, prefix: str) -> None:
         metrics.update(self(batch["input_ids"]), batch)
         self.log_dict(metrics.named(prefix), on_step=False, on_epoch=True, batch_size=len(batch["input_ids"]))
+
+
+def refuse_small_vocabulary(tokenizer: Tokenizer, name: str, rows: int) -> None:
+    """Check that a model has a row for each token.
+
+    Args:
+        tokenizer: of the data.
+        name: what it is called.
+        rows: of the model's embedding.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    if tokenizer.vocab_size > rows:
+        raise ConfigError(
+            f"the tokenizer {name!r} has {tokenizer.vocab_size} tokens, but vocab_size is {rows}; set vocab_size to at "
+            "least the former"
+        )
 
 
 def build_llama(config: LlamaConfig, init_seed: int) -> LlamaForCausalLM:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import fcntl
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol
 
-from templar_pl.chain import Chain, LeasedAgreement, LocalChain, LocalChainConfig, load_or_create_hotkey, verify
+from templar_pl.chain import (
+    Chain,
+    LeasedAgreement,
+    LocalChain,
+    LocalChainConfig,
+    load_hotkey,
+    load_or_create_hotkey,
+    look_at_local_chain,
+    verify,
+)
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ChainError, ConfigError, StoreError
 from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets
+from templar_pl.protocol.peer import Peer
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.units import Block, Hotkey, Uid, Window
 
@@ -54,6 +65,22 @@ class Connection:
         finally:
             self.chain.close()
             self.lock.close()
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a node would find if it joined."""
+
+    chain: Path
+    """File of the chain."""
+
+    peers: Mapping[Uid, Peer] | None
+    """Who is registered; None if the chain is made by the first node to join."""
+
+    hotkey: Hotkey | None
+    """Of this node; None if it is made when the node joins."""
+
+    hotkey_file: Path
 
 
 class Network(Protocol):
@@ -104,7 +131,12 @@ class LocalNetwork:
     @property
     def node_dir(self) -> Path:
         """Folder of what only this node writes: its log, its metrics, its checkpoints."""
-        return self._root / self._run / "nodes" / self._hotkey
+        return self.run_dir / "nodes" / self._hotkey
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of what the nodes of the run share."""
+        return self._root / self._run
 
     def open(self, digest: bytes, window: WindowConfig) -> Connection:
         """See `Network.open`."""
@@ -117,13 +149,15 @@ class LocalNetwork:
             lock.close()
             raise
 
+    def look(self, digest: bytes, window: WindowConfig) -> Outlook:
+        """Say what `open` would find on the chain; nothing is made, changed or locked. Raises as `open` does."""
+        signer = load_hotkey(self._hotkeys, self._hotkey)
+        peers = look_at_local_chain(self._chain_file, self._chain_config(window), run=digest.hex())
+        return Outlook(self._chain_file, peers, signer.hotkey if signer else None, self._hotkeys / self._hotkey)
+
     def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str]) -> Connection:
-        signer = load_or_create_hotkey(self._root / "hotkeys", self._hotkey)
-        config = replace(
-            self._config, blocks_per_window=window.blocks_per_window, delta_s=window.time_window_delta_seconds
-        )
-        _refuse_late_uploads(config)
-        chain = LocalChain(self._root / self._run / "chain.sqlite", signer, config, run=digest.hex())
+        signer = load_or_create_hotkey(self._hotkeys, self._hotkey)
+        chain = LocalChain(self._chain_file, signer, self._chain_config(window), run=digest.hex())
         chain.open()
         try:
             run, address, buckets = self._store(chain, signer.hotkey)
@@ -135,7 +169,7 @@ class LocalNetwork:
         return Connection(
             run=run,
             chain=chain,
-            agreement=chain.agreement if config.record_windows else None,
+            agreement=chain.agreement if self._config.record_windows else None,
             buckets=buckets,
             signer=signer,
             verify=verify,
@@ -145,6 +179,21 @@ class LocalNetwork:
             lock=lock,
         )
 
+    @property
+    def _hotkeys(self) -> Path:
+        return self._root / "hotkeys"
+
+    @property
+    def _chain_file(self) -> Path:
+        return self.run_dir / "chain.sqlite"
+
+    def _chain_config(self, window: WindowConfig) -> LocalChainConfig:
+        config = replace(
+            self._config, blocks_per_window=window.blocks_per_window, delta_s=window.time_window_delta_seconds
+        )
+        _refuse_late_uploads(config)
+        return config
+
     def _store(self, chain: LocalChain, hotkey: Hotkey) -> tuple[str, str, Buckets]:
         """Return the first part of every key, the address of the own bucket, and all buckets.
 
@@ -153,7 +202,7 @@ class LocalNetwork:
         """
         birth_ms = int(1000 * chain.timestamp(Block(0)))
         if self._r2 is None:
-            return self._run, hotkey, LocalBuckets(self._root / self._run / f"store-{birth_ms}", hotkey)
+            return self._run, hotkey, LocalBuckets(self.run_dir / f"store-{birth_ms}", hotkey)
         self._r2.own().check()
         return f"{self._run}-{birth_ms}", self._r2.own_address(), self._r2
 

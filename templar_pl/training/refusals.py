@@ -17,11 +17,22 @@ def refuse_unsuitable(trainer: Trainer) -> None:
     Raises:
         ConfigError: with what is wrong, what is allowed and how to mend it.
     """
+    refuse_settings(trainer)
+    _refuse_optimizers(trainer)
+    _refuse_schedulers(trainer)
+
+
+def refuse_settings(trainer: Trainer) -> None:
+    """Check what can be checked before there is a module. Raises `ConfigError` as `refuse_unsuitable` does."""
     _refuse_reloading(trainer)
     _refuse_precision(trainer)
     _refuse_accumulation(trainer)
-    _refuse_optimizers(trainer)
-    _refuse_schedulers(trainer)
+
+
+def refuse_several_devices(devices: int) -> None:
+    """Check how many devices one node has. Raises `ConfigError` unless it is one."""
+    if devices != 1:
+        raise ConfigError(f"devices must be 1, got {devices}: start a node with a hotkey of its own for each device")
 
 
 def _refuse_reloading(trainer: Trainer) -> None:

@@ -6,11 +6,8 @@ one optimizer step.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +18,6 @@ from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
-from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from templar_pl.compression import MomentumCodec, check_exact_arithmetic
@@ -32,7 +28,8 @@ from templar_pl.training.checkpoint_io import AtomicCheckpointIO, restart_at_win
 from templar_pl.training.lightning_loops import ExchangeBeforeStep, count_batches, divide_gradients, set_epoch
 from templar_pl.training.network import LocalNetwork, Network
 from templar_pl.training.recovery import RecoveryConfig
-from templar_pl.training.refusals import refuse_unsuitable
+from templar_pl.training.refusals import refuse_several_devices, refuse_unsuitable
+from templar_pl.training.run_digest import run_digest
 from templar_pl.training.session import Session
 from templar_pl.training.window_loader import BEFORE_FIRST, NO_PAGES, Place, WindowLoader
 from templar_pl.training.window_run import WindowRun
@@ -217,17 +214,9 @@ class ExchangeMixin(Strategy):
         self._names = {p: name for name, p in parameters.items()}
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         codec = MomentumCodec(shapes, self.compression, self.root_device, product_dtype=exact_dtype(self.root_device))
-        run = WindowRun(codec, self._digest(parameters), rebuild_windows=self.recovery.rebuild_windows)
+        digest = run_digest(parameters, self.compression, self.peers, self._settings_digest)
+        run = WindowRun(codec, digest, rebuild_windows=self.recovery.rebuild_windows)
         return Session(parameters, lambda: dict(module.named_buffers()), codec, run)
-
-    def _digest(self, parameters: Mapping[str, Parameter]) -> bytes:
-        agreed = {
-            "compression": asdict(self.compression),
-            "max_peers": self.peers.max_topk_peers,
-            "settings": self._settings_digest.hex(),
-            "parameters": {name: [str(p.dtype), list(p.shape)] for name, p in parameters.items()},
-        }
-        return hashlib.sha256(json.dumps(agreed, sort_keys=True).encode()).digest()
 
     def _open(self, session: Session) -> None:
         limits = Limits(
@@ -298,12 +287,13 @@ class TemplarStrategy(ExchangeMixin, SingleDeviceStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Set up for one device. Raises `ConfigError` if the trainer was given several."""
-        devices = len(self.parallel_devices or [self.root_device])
-        if devices != 1:
-            raise ConfigError(
-                f"devices must be 1, got {devices}: start a node with a hotkey of its own for each device"
-            )
+        refuse_several_devices(self.num_devices)
         super().setup(trainer)
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices the trainer was asked for."""
+        return len(self.parallel_devices or [self.root_device])
 
     @property
     def root_device(self) -> torch.device:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from templar_pl.data.embedded import MAX_ROW_BYTES, ensure_embedded, source_files, split_rows
+from templar_pl.data.embedded import MAX_ROW_BYTES, embedded_folder, ensure_embedded, source_files, split_rows
 from templar_pl.data.page_set import PageSet, open_page_set
 from templar_pl.errors import ConfigError
 
@@ -77,6 +77,13 @@ def test_tests_machine_files_and_unreadable_files_are_left_out(source: Path, tmp
     pages = open_page_set(folder, text_column="text", rows_per_page=1, num_validation_pages=0)
     text = "".join(row for page in range(pages.num_pages) for row in pages.read(page))
     assert sorted(text) == sorted("x = 1\n" * 700 + "y = 'ü'\n" * 300)
+
+
+def test_the_folder_is_known_before_it_is_built(source: Path, tmp_path: Path) -> None:
+    folder = embedded_folder(tmp_path / "cache", rows_per_page=2, source=source)
+    assert not (tmp_path / "cache").exists()
+
+    assert ensure_embedded(tmp_path / "cache", rows_per_page=2, source=source) == folder
 
 
 def test_a_second_call_builds_nothing(source: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from templar_pl.data.page_set import MAX_OPEN_FILES, PageSet, PageSetConfig, open_page_set
+from templar_pl.data.page_set import MAX_OPEN_FILES, PageSet, PageSetConfig, count_training_pages, open_page_set
 from templar_pl.errors import ConfigError
 from tests.data.helpers import write_page_set, write_parquet
 
@@ -149,6 +149,36 @@ def test_a_second_opening_gives_the_same_digest_and_writes_nothing(tmp_path: Pat
 
     assert opened(tmp_path).digest == digest
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+
+
+@pytest.mark.parametrize("num_rows", [12, 13, 40])
+def test_counting_pages_tells_how_many_opening_will_find_and_writes_nothing(tmp_path: Path, num_rows: int) -> None:
+    write_page_set(tmp_path, num_rows)
+    before = sorted(tmp_path.iterdir())
+
+    counted = count_training_pages(tmp_path, text_column="text", rows_per_page=4, num_validation_pages=2)
+
+    assert sorted(tmp_path.iterdir()) == before
+    assert counted == opened(tmp_path).num_training_pages
+    assert counted == count_training_pages(tmp_path, text_column="text", rows_per_page=4, num_validation_pages=2)
+
+
+def test_counting_refuses_what_opening_refuses_in_the_same_words(tmp_path: Path) -> None:
+    write_page_set(tmp_path, 40)
+    opened(tmp_path)
+
+    for folder, rows_per_page, column, held_out in (
+        (tmp_path / "absent", 4, "text", 2),
+        (tmp_path, 5, "text", 2),
+        (tmp_path, 4, "words", 2),
+        (tmp_path, 4, "text", 10),
+    ):
+        said = []
+        for call in (open_page_set, count_training_pages):
+            with pytest.raises(ConfigError) as caught:
+                call(folder, text_column=column, rows_per_page=rows_per_page, num_validation_pages=held_out)
+            said.append(str(caught.value))
+        assert said[0] == said[1]
 
 
 def test_a_file_that_changed_after_the_manifest_is_refused(tmp_path: Path) -> None:

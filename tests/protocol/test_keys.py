@@ -15,6 +15,7 @@ from templar_pl.protocol import (
     payload_keys,
     payload_prefix,
     run_key,
+    trial_key,
 )
 from templar_pl.protocol.keys import MAX_UID, MAX_WINDOW
 from templar_pl.units import Uid, Window
@@ -27,6 +28,7 @@ uids = st.integers(0, MAX_UID).map(Uid)
 def test_the_keys_of_a_run_read_as_documented() -> None:
     assert run_key("my-run") == "my-run/run.json"
     assert payload_prefix("my-run") == "my-run/payload/"
+    assert trial_key("my-run", "0f") == "my-run/trial/0f.bin"
     assert payload_key("my-run", Window(42), Uid(7)) == "my-run/payload/000000042/7.bin"
     assert debug_keys("my-run", Uid(7)).key(Window(42)) == "my-run/debug/000000042/7.json"
     assert aggregate_keys("my-run").key(Window(42)) == "my-run/aggregate/000000042.bin"
@@ -85,6 +87,7 @@ def test_any_text_is_a_payload_key_with_one_meaning_or_refused(text: str) -> Non
         "run/payload/000000042/7.bin.tmp",
         "../payload/000000042/7.bin",
         "run/manifest/000000042.json",
+        "run/trial/42.bin",
         "",
     ],
 )
@@ -95,7 +98,12 @@ def test_what_no_payload_is_called_is_refused(key: str) -> None:
 
 @pytest.mark.parametrize("run", ["", "-x", ".x", "A", "a/b", "a b", "a" * 65, "ä", "a\n", "..", "a\\b"])
 def test_an_unsafe_run_name_is_refused(run: str) -> None:
-    for make in (run_key, payload_prefix, lambda name: payload_key(name, Window(0), Uid(0))):
+    for make in (
+        run_key,
+        payload_prefix,
+        lambda name: trial_key(name, "a"),
+        lambda name: payload_key(name, Window(0), Uid(0)),
+    ):
         with pytest.raises(ValueError, match=r"a run name has 1\.\.64 characters"):
             make(run)
 

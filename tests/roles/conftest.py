@@ -1,0 +1,21 @@
+"""What tests of commands share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def own_folder_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Run in an empty folder, and give the log back as it was."""
+    monkeypatch.chdir(tmp_path)
+    loggers = [logging.getLogger(name) for name in (None, "templar_pl", "lightning.pytorch.utilities.rank_zero")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    yield tmp_path
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers = handlers
