@@ -26,6 +26,7 @@ Keys of the JSON file:
     faults.F.wall_s                 median seconds until gather returned; one round for those that last to the deadline
     faults.F.last_s                 median seconds until the last payload was decoded
     faults.F.after_end_s            seconds from the end of uploads until gather returned, where they end during it
+    faults.F.skipped                most peers skipped in a round; more than a quarter if the deadline was short
     faults.F.reason                 of one of the peers that were skipped; null if there was none
 """
 
@@ -212,7 +213,8 @@ def measure_faults(worker: Worker, rounds: int, uploaded: float) -> Rows:
 def summary(measured: Sequence[Measured]) -> dict[str, Any]:
     """Return the medians of some gathers, and a reason that was given."""
     found: dict[str, Any] = {name: median(one[name] for one in measured) for name in ("wall_s", "last_s")}
-    return found | {"reason": next(iter(measured[0]["skipped"]), None)}
+    skipped = max(len(one["skipped"]) for one in measured)
+    return found | {"skipped": skipped, "reason": next(iter(measured[0]["skipped"]), None)}
 
 
 def s3fs_python(folder: Path) -> str:
@@ -269,9 +271,9 @@ def show(report: dict[str, Any]) -> None:
             table.add_row(side, f"{row['wall_s']:.3f}", f"{row['over_gather']:.2f}", f"{row['cpu_s']:.3f}", mib)
         Console().print(table)
         print(f"gather over the best of the others: {rows['gather_over_best']:.2f}")
-    table = Table("fault of a quarter", "seconds", "last payload", title="gather, checked, with faults")
+    table = Table("fault of a quarter", "seconds", "last payload", "skipped", title="gather, checked, with faults")
     for fault, row in report["faults"].items():
-        table.add_row(fault, f"{row['wall_s']:.3f}", f"{row['last_s']:.3f}")
+        table.add_row(fault, f"{row['wall_s']:.3f}", f"{row['last_s']:.3f}", str(row["skipped"]))
     Console().print(table)
     for fault, row in report["faults"].items():
         print(f"{fault}: {row['reason'] or 'nobody is skipped'}")
