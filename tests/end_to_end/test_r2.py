@@ -53,6 +53,22 @@ def test_three_miners_with_a_bucket_each_are_equal_after_ten_windows(tmp_path: P
     assert len({key.rpartition("/")[2] for keys in kept.values() for key in keys}) == 6
 
 
+def test_payloads_that_leave_while_they_are_compressed_train_two_miners_alike(tmp_path: Path) -> None:
+    # Many small chunks: a payload of 1.6 MiB, which is sent part by part.
+    arguments = [R2, "--chain.min_miners=2", "--trainer.max_epochs=3", "--compression.chunk_size=8"]
+    arguments += ["--compression.topk=32", "--llama.hidden_size=256", "--llama.num_attention_heads=4"]
+    arguments += ["--llama.num_key_value_heads=4", "--llama.intermediate_size=1024", "--llama.num_hidden_layers=6"]
+    with seaweed(MINERS[:2], MINERS[:2]) as server:
+        nodes = [start(tmp_path, name, server, arguments) for name in MINERS[:2]]
+        for node in nodes:
+            node.succeed()
+
+    alice, bob = (node.checkpoint() for node in nodes)
+    assert alice["epoch"] == bob["epoch"] == 3
+    assert not differing(alice["state_dict"], bob["state_dict"])
+    assert nodes[0].text().count("peers 2/2 | up 1.6 MiB, down 1.6 MiB") == 3
+
+
 def test_without_a_record_of_windows_what_landed_in_time_is_applied_by_all(tmp_path: Path) -> None:
     arguments = [R2, "--chain.pace=wall", "--chain.record_windows=false", "--chain.seconds_per_block=1"]
     arguments += ["--window.blocks_per_window=2", "--window.time_window_delta_seconds=1", "--trainer.max_epochs=30"]
