@@ -44,5 +44,6 @@ class Sending:
         return Outgoing(self._header.window, self._object.whole(), Payload(self._header, chunks))
 
     def give_up(self) -> None:
-        """Send no more: what is under way is broken off."""
+        """Send no more: what is under way is broken off, and not tried again."""
+        self.publication.stop()
         self._object.give_up()

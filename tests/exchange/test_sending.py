@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from templar_pl.compression import MomentumCodec
 from templar_pl.config import CompressionConfig
 from templar_pl.errors import StoreError
 from templar_pl.exchange.agreed import AgreedRecord
+from templar_pl.exchange.growing import GrowingBody
 from templar_pl.exchange.r2_options import R2Options
 from templar_pl.exchange.record import PayloadSource
 from templar_pl.exchange.round_trip import MIN_STREAMED_BYTES, RoundTrip
@@ -149,6 +151,14 @@ def test_a_put_that_breaks_off_is_made_up_for(upstream: str, tmp_path: Path) -> 
     assert bucket_at(upstream).get(KEY, max_bytes=len(sent.data)) == sent.data
 
 
+def test_a_body_is_sent_from_its_beginning_when_it_is_sent_again(upstream: str) -> None:
+    with proxy(upstream, first(2, error(503, "SlowDown"))) as log:
+        assert bucket_at(log.url).put_growing_once("a", GrowingBody(1000, bytes(1000)))
+
+    assert log.methods() == ["PUT"] * 3
+    assert bucket_at(upstream).get("a", max_bytes=1000) == bytes(1000)
+
+
 def test_a_put_that_fails_leaves_the_momentum_as_it_was(tmp_path: Path) -> None:
     options = R2Options(connect_timeout_s=0.2, read_timeout_s=0.5, retry_for_s=0)
     node = Node(tmp_path, node_buckets("me", "http://127.0.0.1:9", options), timeout_s=0.5)
@@ -179,5 +189,8 @@ def test_an_error_in_compression_breaks_the_put_off(upstream: str, tmp_path: Pat
     with pytest.raises(ValueError, match="shape"):
         node.round_trip.compress_(FIRST, TRAINING, {**gradients(), "d": torch.zeros(3)}, LR, may_upload=True)
 
-    time.sleep(0.2)
+    deadline = time.monotonic() + 30
+    while any(thread.name == "publish" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "the put still waits for the rest"
+        time.sleep(0.01)
     assert list(bucket_at(upstream).list("")) == []
