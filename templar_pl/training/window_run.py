@@ -210,6 +210,8 @@ class WindowRun:
         try:
             self._wait_for_uploads()
         except ChainError:
+            if sending is not None:
+                sending.give_up()
             self._codec.restore_()
             raise
         self.phases.enter(Phase.PUT)
