@@ -6,7 +6,7 @@ the chain does not answer or refuses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from templar_pl.protocol.agreement import Agreement
@@ -58,7 +58,7 @@ class Register(Protocol):
         """Return the uid of the own hotkey; a local chain gives it one if it has none.
 
         Raises:
-            ChainError: the hotkey has no uid and the chain does not give one for the asking.
+            ConfigError: the hotkey has no uid and the chain does not give one for the asking; says how to get one.
         """
         ...
 
@@ -66,8 +66,21 @@ class Register(Protocol):
         """Publish where the own bucket is. Raises `ChainError` if the own hotkey is not registered."""
         ...
 
-    def peers(self) -> dict[Uid, Peer]:
-        """Return every registered hotkey, this node's own among them, in uid order."""
+    def peers(self, needed: Collection[Uid] = ()) -> dict[Uid, Peer]:
+        """Return every registered hotkey, this node's own among them, in uid order.
+
+        A public chain may answer with what it read some minutes ago.
+
+        Args:
+            needed: uids that the answer must have, with their addresses, if the chain knows them by now.
+        """
+        ...
+
+    def candidates(self, window: Window) -> dict[Uid, Peer]:
+        """Return the hotkeys whose payloads of `window` may count, in uid order: the same ones on every node.
+
+        Who registers, or moves to another bucket, takes part from a later window on, since all must know of it.
+        """
         ...
 
 

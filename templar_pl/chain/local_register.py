@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from templar_pl.chain.database import Database
 from templar_pl.chain.hotkeys import HotkeySigner
 from templar_pl.chain.pace import Pace
+from templar_pl.chain.purse import shares_of
 from templar_pl.errors import ChainError
 from templar_pl.protocol.peer import Peer
 from templar_pl.units import Hotkey, Uid, Window
@@ -24,12 +24,11 @@ def own_uid(connection: sqlite3.Connection, hotkey: Hotkey) -> Uid:
 
 def read_peers(connection: sqlite3.Connection) -> dict[Uid, Peer]:
     """Return every registered hotkey, in uid order."""
-    columns = "uid, hotkey, public_key, address, since"
-    rows = connection.execute(f"SELECT {columns} FROM neurons ORDER BY uid").fetchall()  # noqa: S608 - no input
-    return {
-        Uid(uid): Peer(Uid(uid), Hotkey(hotkey), public_key, address, Window(since))
-        for uid, hotkey, public_key, address, since in rows
-    }
+    return _peers(connection.execute("SELECT uid, hotkey, public_key, address FROM neurons ORDER BY uid"))
+
+
+def _peers(rows: Iterable[tuple[int, str, bytes, str]]) -> dict[Uid, Peer]:
+    return {Uid(uid): Peer(Uid(uid), Hotkey(hotkey), public_key, address) for uid, hotkey, public_key, address in rows}
 
 
 class LocalRegister:
@@ -61,10 +60,19 @@ class LocalRegister:
             uid = own_uid(connection, self._signer.hotkey)
             connection.execute("UPDATE neurons SET address = ? WHERE uid = ?", (address, uid))
 
-    def peers(self) -> dict[Uid, Peer]:
+    def peers(self, needed: Collection[Uid] = ()) -> dict[Uid, Peer]:  # noqa: ARG002 - every answer is the newest
         """Return every registered hotkey, the own one among them, in uid order."""
         with self._database.read() as connection:
             return read_peers(connection)
+
+    def candidates(self, window: Window) -> dict[Uid, Peer]:
+        """Return the hotkeys that were registered before the window opened, in uid order."""
+        with self._database.read() as connection:
+            return _peers(
+                connection.execute(
+                    "SELECT uid, hotkey, public_key, address FROM neurons WHERE since <= ? ORDER BY uid", (window,)
+                )
+            )
 
     def set_weights(self, weights: Mapping[Uid, float]) -> None:
         """Replace what the own hotkey says each miner deserves; the weights are scaled so that they sum to 1.
@@ -73,19 +81,14 @@ class LocalRegister:
             ValueError: a weight is below 0 or not finite, or their sum is not above 0.
             ChainError: the own hotkey or one of the uids is not registered.
         """
-        for uid, weight in weights.items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"the weight of uid {uid} must be finite and 0 or more, got {weight}")
-        total = sum(weights.values())
-        if not 0 < total < math.inf:
-            raise ValueError(f"at least one weight must be above 0, and their sum finite, got the sum {total}")
+        shares = shares_of(weights)
         with self._database.write() as connection:
             validator = own_uid(connection, self._signer.hotkey)
             known = {row[0] for row in connection.execute("SELECT uid FROM neurons")}
             if unknown := sorted(set(weights) - known):
                 raise ChainError(f"cannot set weights of uids {unknown}: they are not registered on this chain")
             connection.execute("DELETE FROM weights WHERE validator = ?", (validator,))
-            rows = [(validator, uid, weight / total) for uid, weight in weights.items() if weight > 0]
+            rows = [(validator, uid, share) for uid, share in shares.items()]
             connection.executemany("INSERT INTO weights VALUES (?, ?, ?)", rows)
 
     def weights(self) -> dict[Uid, dict[Uid, float]]:

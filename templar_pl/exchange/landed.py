@@ -50,7 +50,7 @@ class LandedRecord:
     def __init__(
         self,
         clock: Clock,
-        register: Callable[[], Mapping[Uid, Peer]],
+        candidates: Callable[[Window], Mapping[Uid, Peer]],
         identity: Identity,
         *,
         source: PayloadSource,
@@ -61,18 +61,18 @@ class LandedRecord:
 
         Args:
             clock: windows by the clock.
-            register: reads all registered peers from the chain.
+            candidates: returns the peers whose payloads of a window may count, the same ones on every node.
             identity: of this node.
             source: of the payloads.
             own_bucket: opens the own bucket, to replace a payload that landed too early.
             limits: time and number.
         """
-        self._clock, self._register, self._identity = clock, register, identity
+        self._clock, self._registered, self._identity = clock, candidates, identity
         self._source, self._own_bucket, self._limits = source, own_bucket, limits
 
     def join(self, window: Window) -> Window:
-        """Return the window that is open; where this node may not take part in it yet (`Peer.since`), the next one."""
-        may_join = self._register()[self._identity.uid].since <= window
+        """Return the window that is open; where this node is no candidate for it yet, the next one."""
+        may_join = self._identity.uid in self._registered(window)
         while (opened := self._clock.window()) == window and not may_join:
             self._limits.check_interrupt()
             threading.Event().wait(min(SLICE_S, max(0.01, self._clock.seconds_left(window))))
@@ -161,7 +161,7 @@ class LandedRecord:
 
     def _candidates(self, window: Window) -> dict[Uid, Peer]:
         """Return the peers whose payloads are applied if they landed, the same ones on every node."""
-        known = {uid: peer for uid, peer in self._register().items() if peer.since <= window and peer.address}
+        known = {uid: peer for uid, peer in self._registered(window).items() if peer.address}
         return {uid: known[uid] for uid in select_peers(known, self._limits.max_peers, window)}
 
     def _gather(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from templar_pl.units import Hotkey, Uid, Window
+from templar_pl.units import Hotkey, Uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,3 @@ class Peer:
 
     address: str
     """What the peer committed to on the chain: where its bucket is; empty if it committed nothing readable."""
-
-    since: Window
-    """The first window that was not yet open when the hotkey was registered: only from then on its payloads count where
-    nobody writes down what a window consists of, since all nodes must know of it."""

@@ -12,7 +12,7 @@ from templar_pl.exchange.round_trip import RoundTrip
 from templar_pl.exchange.window_values import Identity, Limits
 from templar_pl.protocol.peer import Peer
 from templar_pl.training.network import Connection
-from templar_pl.units import Uid
+from templar_pl.units import Uid, Window
 
 
 def open_round_trip(
@@ -22,7 +22,7 @@ def open_round_trip(
     limits: Limits,
     *,
     known: Callable[[Collection[Uid]], Mapping[Uid, Peer]],
-    read: Callable[[], Mapping[Uid, Peer]],
+    candidates: Callable[[Window], Mapping[Uid, Peer]],
 ) -> RoundTrip:
     """Return the exchange of one window after the other.
 
@@ -32,7 +32,7 @@ def open_round_trip(
         connection: the open network.
         limits: time and number.
         known: returns the register of the chain, read anew only if it lacks one of these uids.
-        read: returns the register as it is now.
+        candidates: returns the peers whose payloads of a window may count.
     """
     source = PayloadSource(codec, identity, connection.buckets, limits)
     record: WindowRecord
@@ -40,7 +40,7 @@ def open_round_trip(
         record = AgreedRecord(connection.agreement, identity, source, known, limits)
     else:
         own = connection.buckets.own
-        record = LandedRecord(connection.chain, read, identity, source=source, own_bucket=own, limits=limits)
+        record = LandedRecord(connection.chain, candidates, identity, source=source, own_bucket=own, limits=limits)
     return RoundTrip(
         codec, identity, buckets=connection.buckets, record=record, source=source, timeout_s=limits.timeout_s
     )

@@ -115,7 +115,7 @@ class WindowRun:
             connection,
             limits,
             known=self._register,
-            read=lambda: self._ask(connection.chain.peers),
+            candidates=lambda window: self._ask(lambda: connection.chain.candidates(window)),
         )
         payloads, self._debug_keys = (make(connection.run, connection.uid) for make in (payload_keys, debug_keys))
         keep = {payloads: limits.keep_windows, self._debug_keys: debug_windows}
@@ -289,7 +289,7 @@ class WindowRun:
         if any(uid not in self._peers or not self._peers[uid].address for uid in uids):
             before = self.phases.phase
             self.phases.enter(Phase.PEER_UPDATE)
-            self._peers = self._ask(self.connection.chain.peers)
+            self._peers = self._ask(lambda: self.connection.chain.peers(uids))
             if before is not None:
                 self.phases.enter(before)
         return self._peers

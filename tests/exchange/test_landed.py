@@ -61,12 +61,17 @@ class World:
     clock: Clock = field(default_factory=Clock)
     disk: MemoryDisk = field(default_factory=MemoryDisk)
     register: dict[Uid, Peer] = field(default_factory=dict)
+    since: dict[Uid, Window] = field(default_factory=dict)
+    """First window a uid is a candidate for; those not named here are for all."""
 
     def add(self, name: str, **settings: float) -> Miner:
         signer = load_or_create_hotkey(self.folder, name)
         uid = Uid(len(self.register))
-        self.register[uid] = Peer(uid, signer.hotkey, signer.public_key, name, since=Window(0))
+        self.register[uid] = Peer(uid, signer.hotkey, signer.public_key, name)
         return Miner(self, name, uid, signer, **settings)
+
+    def candidates(self, window: Window) -> dict[Uid, Peer]:
+        return {uid: peer for uid, peer in self.register.items() if self.since.get(uid, window) <= window}
 
     def time(self) -> float:
         return self.store_time
@@ -93,7 +98,7 @@ class Miner:
         limits = Limits(timeout_s, patience_s, max_peers=15, keep_windows=10, check_interrupt=lambda: None)
         source = PayloadSource(self.codec, identity, self, limits)
         self.record = LandedRecord(
-            world.clock, lambda: world.register, identity, source=source, own_bucket=self.own, limits=limits
+            world.clock, world.candidates, identity, source=source, own_bucket=self.own, limits=limits
         )
         self.round_trip = RoundTrip(
             self.codec, identity, buckets=self, record=self.record, source=source, timeout_s=timeout_s
@@ -179,8 +184,7 @@ def test_the_second_in_which_uploads_begin_counts_whole(world: World) -> None:
 
 def test_a_hotkey_registered_while_the_window_was_open_counts_from_the_next_one_on(world: World) -> None:
     alice, bob = world.add("alice"), world.add("bob")
-    peer = world.register[bob.uid]
-    world.register[bob.uid] = Peer(peer.uid, peer.hotkey, peer.public_key, peer.address, since=Window(NOW + 1))
+    world.since[bob.uid] = Window(NOW + 1)
     own = alice.send()
     bob.send()
     world.store_time = CLOSED + 2
@@ -191,8 +195,7 @@ def test_a_hotkey_registered_while_the_window_was_open_counts_from_the_next_one_
 
 def test_such_a_node_waits_for_the_window_in_which_it_counts(world: World) -> None:
     bob = world.add("bob")
-    peer = world.register[bob.uid]
-    world.register[bob.uid] = Peer(peer.uid, peer.hotkey, peer.public_key, peer.address, since=Window(NOW + 1))
+    world.since[bob.uid] = Window(NOW + 1)
     asked: list[Window] = []
 
     def window() -> Window:

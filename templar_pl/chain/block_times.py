@@ -1,0 +1,86 @@
+"""When the blocks of a public chain were made, and when those to come will be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from templar_pl.chain.block_clock import BlockClock
+from templar_pl.chain.subtensor import Subtensor
+from templar_pl.errors import ChainError
+from templar_pl.units import Block
+
+FINAL_BLOCKS = 8
+"""Blocks that must follow one whose time is kept: those before may still be replaced by others of their number."""
+
+NUM_KEPT = 4096
+"""Block times kept."""
+
+WAIT_BLOCKS = 2.0
+"""Lengths of a block that a time is waited for at most, beside those until the block is due."""
+
+STEP_S = 0.05
+"""Seconds between two looks at the clock."""
+
+
+class ChainTimes:
+    """Reads the times of blocks, and keeps those that cannot change any more."""
+
+    def __init__(self, subtensor: Subtensor, clock: BlockClock, timeout_s: float) -> None:
+        """Store the parts.
+
+        Args:
+            subtensor: an open connection.
+            clock: of blocks.
+            timeout_s: seconds in which the chain must answer.
+        """
+        self._subtensor, self._clock, self._timeout_s = subtensor, clock, timeout_s
+        self._kept: OrderedDict[Block, float] = OrderedDict()
+        self._anchor: tuple[Block, float] | None = None
+
+    async def read(self, block: Block) -> float:
+        """Return the UTC seconds of a block. Raises `ChainError` if there is none, or it does not answer in time."""
+        if block in self._kept:
+            return self._kept[block]
+        asked = self._subtensor.client.timestamp(block)
+        utc = (await self._subtensor.ask(asked, f"the time of block {block} is not known", self._timeout_s)).timestamp()
+        if self._anchor is None or block >= self._anchor[0]:
+            self._anchor = block, utc
+        if self._clock.block() - block >= FINAL_BLOCKS:
+            self._kept[block] = utc
+            if len(self._kept) > NUM_KEPT:
+                self._kept.popitem(last=False)
+        return utc
+
+    async def read_or_reckon(self, block: Block) -> float:
+        """Return the UTC seconds of a block, or when it should come if that cannot be known.
+
+        A block that is due within `WAIT_BLOCKS` lengths is waited for as long again. One further ahead, one that does
+        not come, and one the chain does not answer about are reckoned from the newest block whose time is known: with
+        the length of a block for each one between. Other nodes may then judge by another time, apart by as much as the
+        chain is late.
+
+        Raises:
+            ChainError: no time of any block is known.
+        """
+        patience_s = WAIT_BLOCKS * self._clock.block_s
+        if self._clock.seconds_until(block) <= patience_s:
+            await self._wait_for(block, 2 * patience_s)
+            if not self._clock.is_lost and self._clock.block() >= block:
+                try:
+                    return await self.read(block)
+                except ChainError:
+                    if self._anchor is None:
+                        raise
+        return self._reckon(block)
+
+    def _reckon(self, block: Block) -> float:
+        if self._anchor is None:
+            raise ChainError(f"the time of block {block} is not known: the chain has told the time of no block yet")
+        known, utc = self._anchor
+        return utc + (block - known) * self._clock.block_s
+
+    async def _wait_for(self, block: Block, patience_s: float) -> None:
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while self._clock.block() < block and not self._clock.is_lost and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(min(STEP_S, patience_s))
