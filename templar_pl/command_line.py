@@ -1,11 +1,16 @@
-"""What all commands share: exit codes, how an error is said, and the files of numbers."""
+"""What all commands share: exit codes, how an error is said, the files of numbers, and the password of a key."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from templar_pl.chain import PASSWORD_VARIABLE, AskPassword, sdk_password
+
 EXIT_STOPPED, EXIT_SETTINGS, EXIT_SIGTERM = 1, 2, 143
+
+_PROMPTS = 3
 
 
 def say_error(error: BaseException) -> None:
@@ -25,3 +30,28 @@ def hparams_files(chosen: str | None, *, local: bool) -> list[Path]:
     folder = inside if (inside / "hparams.json").exists() else inside.parent
     files = [Path(chosen) if chosen else folder / "hparams.json"]
     return [*files, folder / "hparams.local.json"] if local else files
+
+
+def hotkey_password(environment: Mapping[str, str], prompt: Callable[[str], str] | None) -> AskPassword:
+    """Return what knows the password of an encrypted hotkey: from the environment, else from whoever sits there.
+
+    A variable of the environment that is empty counts as not set. A password from there is tried once.
+
+    Args:
+        environment: of the process; its variables are read when a password is needed.
+        prompt: asks for a password without showing it, such as `getpass.getpass`; None if nobody can answer. It is
+            asked up to three times; an end of input is no answer.
+    """
+
+    def ask(path: Path, wrong: int) -> str | None:
+        given = environment.get(PASSWORD_VARIABLE) or sdk_password(path, environment)
+        if given:
+            return None if wrong else given
+        if prompt is None or wrong >= _PROMPTS:
+            return None
+        try:
+            return prompt(f"{'Wrong password. ' if wrong else ''}Password of the hotkey {path}: ")
+        except EOFError:
+            return None
+
+    return ask

@@ -37,5 +37,30 @@ class StoreConfig:
 class WalletConfig:
     """Which key this node signs with."""
 
+    name: str = "default"
+    """Name of the wallet, as in `btcli --wallet`: 1 to 64 letters, digits, `_`, `.` or `-`, no sign but `_` first.
+    Counts on Bittensor only: a local chain keeps its keys itself."""
+
     hotkey: str = "miner"
-    """Name of the hotkey; each node of a run has its own. Made on first use on a local chain."""
+    """Name of the hotkey, made of the same characters; each node of a run has its own. Made on first use on a local
+    chain; on Bittensor it must be in the wallet."""
+
+    path: str = "~/.bittensor/wallets"
+    """Folder of all wallets, as in `btcli --wallet-path`. Counts on Bittensor only."""
+
+    def __post_init__(self) -> None:
+        for field, what in (("name", "wallet"), ("hotkey", "hotkey")):
+            if not is_key_name(getattr(self, field)):
+                raise ConfigError(f"wallet.{field}: {key_name_rule(what, getattr(self, field))}")
+        if not self.path or "\0" in self.path:
+            raise ConfigError(f"wallet.path must be the folder of all wallets, got {self.path!r}")
+
+
+def is_key_name(name: str) -> bool:
+    """Tell whether a wallet or a hotkey may have this name, which is that of its file."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", name) is not None
+
+
+def key_name_rule(what: str, got: str) -> str:
+    """Say which names a wallet or a hotkey may have, and which one was given."""
+    return f"the name of a {what} must be 1..64 letters, digits, `_`, `.` or `-`, no `.` or `-` first, got {got!r}"

@@ -5,8 +5,18 @@ from templar_pl.chain.hotkeys import HotkeySigner, load_hotkey, load_or_create_h
 from templar_pl.chain.local_chain import LocalChain
 from templar_pl.chain.local_config import LocalChainConfig
 from templar_pl.chain.look import look_at_local_chain
+from templar_pl.chain.wallet import (
+    PASSWORD_VARIABLE,
+    AskPassword,
+    coldkey_address,
+    load_wallet_hotkey,
+    register_command,
+    sdk_password,
+)
 
 __all__ = [
+    "PASSWORD_VARIABLE",
+    "AskPassword",
     "BlockTimes",
     "Chain",
     "HotkeySigner",
@@ -16,8 +26,12 @@ __all__ = [
     "Purse",
     "Register",
     "WindowClock",
+    "coldkey_address",
     "load_hotkey",
     "load_or_create_hotkey",
+    "load_wallet_hotkey",
     "look_at_local_chain",
+    "register_command",
+    "sdk_password",
     "verify",
 ]

@@ -8,7 +8,6 @@ writes nothing, where `import bittensor` takes 0.6 s.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from bittensor_core import deserialize_keypair_from_keyfile_data as from_keyfile
 from bittensor_core import serialized_keypair_to_keyfile_data as to_keyfile  # pyright: ignore[reportAttributeAccessIssue]
 
 from templar_pl.errors import ConfigError
+from templar_pl.node_config import is_key_name, key_name_rule
 from templar_pl.protocol.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 from templar_pl.units import Hotkey
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SEED_BYTES = 32
 
 
@@ -97,8 +96,8 @@ def load_hotkey(folder: Path, name: str) -> HotkeySigner | None:
 
     Args and errors are those of `load_or_create_hotkey`.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"the name of a hotkey must be 1..64 letters, digits, `_`, `.` or `-`, got {name!r}")
+    if not is_key_name(name):
+        raise ConfigError(key_name_rule("hotkey", name))
     path = folder / name
     try:
         data = path.read_bytes()
@@ -108,7 +107,7 @@ def load_hotkey(folder: Path, name: str) -> HotkeySigner | None:
         raise ConfigError(f"cannot read or write the hotkey file {path}: {error.strerror}") from error
     try:
         keypair = from_keyfile(data)
-    except KeyfileError:
+    except (KeyfileError, ValueError):  # ValueError: a field of the right name with a value out of range
         # from None: the cause may quote the file, which holds a secret.
         raise ConfigError(f"{path} is not an unencrypted hotkey file; move it away to have a new key made") from None
     return HotkeySigner(keypair)

@@ -118,6 +118,24 @@ def test_a_damaged_key_file_is_named_but_not_quoted(tmp_path: Path) -> None:
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"secretSeed": "0x00"},
+        {"privateKey": "0x11"},
+        {"secretPhrase": "a b"},
+        {"cryptoType": 7, "secretSeed": "11" * 32},
+    ],
+)
+def test_a_key_file_with_a_value_out_of_range_is_named_but_not_quoted(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
+    (tmp_path / "miner").write_text(json.dumps(fields))
+
+    with pytest.raises(ConfigError, match="not an unencrypted hotkey file"):
+        load_or_create_hotkey(tmp_path, "miner")
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 65, "a b", "a\n"])
 def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="the name of a hotkey must be"):

@@ -109,7 +109,7 @@ def test_weights_of_another_precision_are_another_run(capsys: Capture) -> None:
         (["--hparams=absent.json"], "settings: command line"),
         (["--llama.vocab_size=100"], "tokenizer"),
         (["--data.page_set.folder=nowhere"], "pages"),
-        (["--wallet.hotkey=../alice"], "chain"),
+        (["--wallet.hotkey=../alice"], "settings: wallet"),
         (["--store.run=Bad Name"], "settings: store"),
     ],
 )
