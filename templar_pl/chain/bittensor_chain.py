@@ -84,6 +84,11 @@ class BittensorChain:
         """None: a public chain writes down nothing about windows."""
         return
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the chain can be asked."""
+        return self._opened is not None
+
     def open(self) -> None:
         """Connect, and follow the chain in the background. Does nothing if open.
 
@@ -242,7 +247,7 @@ class BittensorChain:
             raise ChainError(self._not_registered())
         asked = client.read("commitment", hotkey_ss58=self._hotkey, netuid=self._netuid)
         known = await subtensor.ask(asked, "cannot read the own commitment", self._config.request_timeout_s)
-        if known is not None and known.value == data.decode():
+        if known is not None and known.data == data.decode():
             return
         call = bt.calls.Commitments.set_commitment(
             netuid=self._netuid, info={"fields": [[{f"Raw{len(data)}": f"0x{data.hex()}"}]]}

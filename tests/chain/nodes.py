@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from templar_pl.chain.hotkeys import load_or_create_hotkey
@@ -41,6 +43,14 @@ def joined(chain: LocalChain) -> LocalChain:
     chain.register()
     assert chain.agreement.join(chain.window()) == chain.window()
     return chain
+
+
+def wait_until(fact: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Wait until something is true; fail if it takes too long."""
+    deadline = time.monotonic() + patience_s
+    while not fact():
+        assert time.monotonic() < deadline, "what is waited for does not come"
+        time.sleep(0.005)
 
 
 def sha(text: str) -> bytes:

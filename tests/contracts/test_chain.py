@@ -8,97 +8,18 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from templar_pl.chain.chain import Chain, LeasedAgreement
 from templar_pl.chain.hotkeys import verify
-from templar_pl.chain.local_chain import LocalChain
-from templar_pl.chain.local_config import LocalChainConfig
 from templar_pl.errors import ChainError
 from templar_pl.units import Block, Uid, Window
-from tests.chain.nodes import ManualTime, joined, local_chain, num_open_files, sha
-
-BLOCKS_PER_WINDOW = 5
-
-
-class World(Protocol):
-    """One chain, and a hand on its time."""
-
-    def node(self, name: str) -> Chain:
-        """Return the chain as the node `name` sees it, open; the same name has the same hotkey."""
-        ...
-
-    def end_window(self) -> None:
-        """Let the open window end."""
-        ...
-
-    def open_uploads(self) -> Window:
-        """Let time pass until uploads are taken, and return the window they are for. Not on chains without record."""
-        ...
-
-    def end_uploads(self) -> None:
-        """Let time pass until uploads for that window are over, if time is what ends them."""
-        ...
-
-    def close(self) -> None:
-        """Close all nodes."""
-        ...
+from tests.chain.nodes import num_open_files, sha
+from tests.contracts.worlds import BLOCKS_PER_WINDOW, BittensorWorld, LockstepWorld, WallWorld, World
 
 
-class LockstepWorld:
-    """A local chain whose windows end by announcement."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.clock = folder, ManualTime()
-        self.config = LocalChainConfig(blocks_per_window=BLOCKS_PER_WINDOW)
-        self.nodes: list[LocalChain] = []
-
-    def node(self, name: str) -> LocalChain:
-        self.nodes.append(local_chain(self.folder, name, self.config, self.clock))
-        self.nodes[-1].open()
-        return self.nodes[-1]
-
-    def end_window(self) -> None:
-        driver = joined(self.node("driver"))
-        window = driver.window()
-        self.clock.utc += 1
-        driver.agreement.announce(window, sha("driver"))
-        driver.agreement.settle(window, 0.0)
-        driver.agreement.leave()
-
-    def open_uploads(self) -> Window:
-        return self.nodes[0].window()
-
-    def end_uploads(self) -> None:
-        self.clock.utc += 1
-
-    def close(self) -> None:
-        for node in self.nodes:
-            node.close()
-
-
-class WallWorld(LockstepWorld):
-    """A local chain whose windows end by the clock."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.config = LocalChainConfig(pace="wall", blocks_per_window=BLOCKS_PER_WINDOW)
-
-    def end_window(self) -> None:
-        self.clock.utc += BLOCKS_PER_WINDOW * self.config.seconds_per_block
-
-    def open_uploads(self) -> Window:
-        window = self.nodes[0].window()
-        self.end_window()
-        return window
-
-    def end_uploads(self) -> None:
-        self.clock.utc += self.config.delta_s + 1
-
-
-@pytest.fixture(params=[LockstepWorld, WallWorld])
+@pytest.fixture(params=[LockstepWorld, WallWorld, BittensorWorld])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     world = request.param(tmp_path)
     yield world
@@ -175,9 +96,11 @@ def test_an_address_committed_by_one_is_read_by_all(world: World) -> None:
     first, second = world.node("a"), world.node("b")
     uid, other = first.register(), second.register()
     first.commit("account, key id, secret ü")
+    assert first.peers()[uid].address == "account, key id, secret ü"
+    world.spread()
 
     for chain in (first, second):
-        assert list(chain.peers()) == sorted([uid, other])
+        assert chain.peers().keys() >= {uid, other}
         assert chain.peers()[uid].address == "account, key id, secret ü"
         assert chain.peers()[other].address == ""
 
@@ -192,6 +115,23 @@ def test_a_peer_is_listed_with_the_key_its_signatures_are_checked_with(world: Wo
     assert len(peer.public_key) == 32
     assert peer.hotkey.startswith("5")
     assert verify(peer.public_key, b"", b"") is False
+
+
+def test_who_registers_is_a_candidate_from_a_later_window_on_the_same_ones_on_all_nodes(world: World) -> None:
+    first, second = world.node("a"), world.node("b")
+    uid, other = first.register(), second.register()
+    before = first.window()
+    assert first.candidates(before) == second.candidates(before) == {}
+
+    world.spread()
+    after = first.window()
+    late = world.node("late")
+    newcomer = late.register()
+
+    assert first.candidates(after).keys() >= {uid, other}
+    assert newcomer not in first.candidates(after)
+    assert first.candidates(after) == second.candidates(after) == late.candidates(after)
+    assert late.candidates(before) == {}
 
 
 def test_peers_are_listed_in_uid_order(world: World) -> None:
@@ -211,7 +151,7 @@ def test_an_address_committed_again_replaces_the_former(world: World) -> None:
 
 
 def test_a_hotkey_that_is_not_registered_can_neither_commit_nor_set_weights(world: World) -> None:
-    uid, stranger = world.node("a").register(), world.node("stranger")
+    uid, stranger = world.node("a").register(), world.node("stranger", is_registered=False)
 
     with pytest.raises(ChainError, match="not registered"):
         stranger.commit("address")
@@ -288,21 +228,31 @@ def test_closing_leaves_no_thread_no_socket_and_no_file_open(world: World) -> No
     assert num_open_files() == files
 
 
+def test_what_needs_an_answer_may_be_asked_for_by_uid(world: World) -> None:
+    first = world.node("a")
+    first.register()
+    other = world.node("b")
+    uid = other.register()
+    other.commit("where it is")
+
+    assert first.peers([uid])[uid].address == "where it is"
+
+
 def test_many_threads_may_use_one_chain(world: World) -> None:
     chain = world.node("a")
     uid = chain.register()
 
     def use(count: int) -> None:
-        for turn in range(20):
+        for turn in range(7):  # a public chain takes some 30 commitments in an epoch
             chain.commit(f"address {count} {turn}")
             assert chain.peers()[uid].address.startswith("address")
-            assert chain.window() == chain.block() // BLOCKS_PER_WINDOW
+            assert chain.window() <= chain.block() // BLOCKS_PER_WINDOW <= chain.window()
 
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(use, count) for count in range(4)]:
             done.result(30)
 
-    assert chain.peers()[uid].address.endswith(" 19")
+    assert chain.peers()[uid].address.endswith(" 6")
 
 
 def test_all_nodes_settle_on_the_same_list(world: World) -> None:
