@@ -34,3 +34,13 @@ def moto_url() -> Iterator[str]:
     """Return the address of a quick S3 server, started by the first test that asks for it."""
     with moto(WITH_BUCKET) as url:
         yield url
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sdk_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the bittensor SDK caches out of the home folder."""
+    folder = tmp_path_factory.mktemp("bittensor")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BITTENSOR_RUNTIME_CACHE_DIR", str(folder / "runtime"))
+        patch.setenv("BTCLI_TOKEN_SYMBOLS_CACHE", str(folder / "symbols.json"))
+        yield

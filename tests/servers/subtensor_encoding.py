@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 _BYTES = "$bytes"
+
+_LENGTH_BYTES = 4
 
 
 def encode(value: Any) -> bytes:
@@ -30,3 +33,20 @@ def _bytes_to_json(value: object) -> dict[str, str]:
 
 def _json_to_bytes(value: dict[str, Any]) -> Any:
     return bytes.fromhex(value[_BYTES]) if value.keys() == {_BYTES} else value
+
+
+async def read_frame(reader: asyncio.StreamReader) -> Any:
+    """Read one value from a connection.
+
+    Raises:
+        asyncio.IncompleteReadError: the other side has closed it.
+        OSError: it is broken.
+    """
+    length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES))
+    return decode(await reader.readexactly(length))
+
+
+def frame(value: Any) -> bytes:
+    """Return a value as it goes over a connection: its length in 4 bytes, then its bytes."""
+    data = encode(value)
+    return len(data).to_bytes(_LENGTH_BYTES) + data

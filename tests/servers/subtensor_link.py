@@ -88,11 +88,11 @@ class Link:
             self._waiting.append(waiting)
             return waiting
 
-    def subscribe(self, push: Push, head: Any) -> Callable[[], None]:
+    def subscribe(self, push: Push, head: Callable[[], Any]) -> Callable[[], None]:
         """Send the head now and every head from now on; returns how to stop that."""
         with self._lock:
             self._subscribers.append(push)
-            push(head)
+            push(head())  # read under the lock: a block made meanwhile is sent twice rather than never
 
         def stop() -> None:
             with self._lock:

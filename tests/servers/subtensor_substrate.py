@@ -6,13 +6,15 @@ Everything above the transport is the SDK's own: decoding, reads, intents, check
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from bittensor import Balance
-from bittensor.result import ERRORS, ChainError, ConnectionNotReady, ExtrinsicResult, RpcConnectionError
+from bittensor._generated.errors import ERRORS
+from bittensor.result import ChainError, ConnectionNotReady, ExtrinsicResult, RpcConnectionError
 
 from tests.servers.subtensor import FakeSubtensor
 from tests.servers.subtensor_encoding import decode, encode
@@ -96,8 +98,9 @@ class WireSubstrate:
     async def blocks(self, *, finalized: bool = False) -> AsyncIterator[dict[str, Any]]:
         self._check_open()
         try:
-            async for header in self._wire.heads():
-                yield {"header": header}
+            async with contextlib.aclosing(self._wire.heads()) as heads:
+                async for header in heads:
+                    yield {"header": header}
         except LinkDown as down:
             raise ChainError(LOST) from down
 
@@ -125,9 +128,8 @@ class WireSubstrate:
         """Sign, submit and wait for the block; what a chain refuses is in the result."""
         self._check_open()
         try:
-            if nonce is None:
-                nonce = await self._wire.ask("next_nonce", keypair.ss58_address)
-            signed = await _sign(call, keypair, nonce)
+            next_nonce = await self._wire.ask("next_nonce", keypair.ss58_address)
+            signed = await _sign(call, keypair, next_nonce if nonce is None else nonce)
             return _result(await self._wire.ask("submit", signed))
         except LinkDown as down:
             if str(down) != LOST:
@@ -169,14 +171,15 @@ async def _sign(call: ComposedCall, keypair: Any, nonce: int) -> bytes:
 
 
 def _result(outcome: dict[str, Any]) -> ExtrinsicResult:
-    where = {"block_hash": outcome.get("block_hash"), "extrinsic_id": outcome.get("extrinsic_id")}
+    block_hash, extrinsic_id = outcome["block_hash"], outcome["extrinsic_id"]
     if outcome["success"]:
-        return ExtrinsicResult(True, "Success", fee=Balance.from_rao(0), **where)
-    return _failure(_error(outcome["message"], outcome["name"]), **where)
+        return ExtrinsicResult(True, "Success", block_hash, extrinsic_id, fee=Balance.from_rao(0))
+    error = _error(outcome["message"], outcome["name"])
+    return ExtrinsicResult(False, error.message, block_hash, extrinsic_id, error=error)
 
 
-def _failure(error: ChainError, **where: Any) -> ExtrinsicResult:
-    return ExtrinsicResult(False, error.message, error=error, **where)
+def _failure(error: ChainError) -> ExtrinsicResult:
+    return ExtrinsicResult(False, error.message, error=error)
 
 
 def _error(message: str, name: str | None) -> ChainError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 from tests.servers.subtensor import FakeSubtensor
 from tests.servers.subtensor_calls import check_call
-from tests.servers.subtensor_state import LinkDown
+from tests.servers.subtensor_state import ChainRefusal, LinkDown
 from tests.servers.subtensor_storage import read_item, read_map, runtime_call
 
 SPEC_VERSIONS = {"new": 440, "old": 293}
@@ -18,6 +19,13 @@ LOST = (
     "The transaction may already be on chain — verify balances before retrying."
 )
 """What the transport of the SDK says when a subscription dies."""
+
+
+T = TypeVar("T")
+
+
+class SessionClosed(ChainRefusal):
+    """The connection was closed by this side while a request was under way."""
 
 
 class Wire(Protocol):
@@ -35,7 +43,7 @@ class Wire(Protocol):
         """Ask for something of `ANSWERS`, or submit."""
         ...
 
-    def heads(self) -> AsyncIterator[dict[str, Any]]:
+    def heads(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the head and every head to come; raises LinkDown when the subscription dies."""
         ...
 
@@ -44,17 +52,19 @@ class DirectWire:
     """A connection within one process."""
 
     def __init__(self, fake: FakeSubtensor) -> None:
-        self._fake, self._is_open = fake, False
+        self._fake, self._is_open, self._ended = fake, False, asyncio.Event()
 
     async def connect(self) -> None:
         """Wait while the chain is silent, then count as open."""
+        self._ended.clear()
         await self._pass()
         if not self._is_open:
             self._is_open = True
             self._fake.link.num_open += 1
 
     async def close(self) -> None:
-        """Count as open no more."""
+        """Count as open no more; requests under way fail, subscriptions end."""
+        self._ended.set()
         if self._is_open:
             self._is_open = False
             self._fake.link.num_open -= 1
@@ -66,49 +76,71 @@ class DirectWire:
             return await self._submit(*params)
         return ANSWERS[method](self._fake, *params)
 
-    async def heads(self) -> AsyncIterator[dict[str, Any]]:
+    async def heads(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield heads as they come."""
         await self._pass()
+        with self._subscribed() as queue, contextlib.suppress(SessionClosed):
+            while True:
+                yield await self._unless_closed(_head(queue))
+
+    async def _submit(self, extrinsic: bytes) -> dict[str, Any]:
+        """Wait for the block; if the link goes down before, the extrinsic is in the pool all the same."""
+        outcome = asyncio.wrap_future(self._fake.submit(extrinsic))
+        with self._subscribed() as queue:
+            death = asyncio.ensure_future(_death(queue))
+            try:
+                await self._unless_closed(asyncio.wait({outcome, death}, return_when=asyncio.FIRST_COMPLETED))
+                if not outcome.done():
+                    raise LinkDown(LOST)
+            finally:
+                death.cancel()
+                outcome.cancel()  # of no effect on what is done, nor on the extrinsic
+        await self._pass()
+        return outcome.result()
+
+    @contextlib.contextmanager
+    def _subscribed(self) -> Iterator[asyncio.Queue[Any]]:
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
         def push(item: Any) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
-        stop = self._fake.link.subscribe(push, self._fake.head.header())
+        stop = self._fake.link.subscribe(push, self._newest_header)
         try:
-            while True:
-                item = await queue.get()
-                if isinstance(item, LinkDown):
-                    raise item
-                yield item
+            yield queue
         finally:
             stop()
 
-    async def _submit(self, extrinsic: bytes) -> dict[str, Any]:
-        """Wait for the block; if the link goes down before, the extrinsic is in the pool all the same."""
-        outcome = asyncio.wrap_future(self._fake.submit(extrinsic))
-        loop, died = asyncio.get_running_loop(), asyncio.Event()
-
-        def push(item: Any) -> None:
-            if isinstance(item, LinkDown) and not loop.is_closed():
-                loop.call_soon_threadsafe(died.set)
-
-        stop = self._fake.link.subscribe(push, None)
-        death = asyncio.ensure_future(died.wait())
-        try:
-            await asyncio.wait({outcome, death}, return_when=asyncio.FIRST_COMPLETED)
-            if not outcome.done():
-                raise LinkDown(LOST)
-            await self._pass()
-            return outcome.result()
-        finally:
-            death.cancel()
-            stop()
+    def _newest_header(self) -> dict[str, Any]:
+        return self._fake.head.header()
 
     async def _pass(self) -> None:
         while (waiting := self._fake.link.passage()) is not None:
-            await asyncio.wrap_future(waiting)
+            await self._unless_closed(asyncio.wrap_future(waiting))
+
+    async def _unless_closed(self, awaited: Awaitable[T]) -> T:
+        work, ended = asyncio.ensure_future(awaited), asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise SessionClosed("RPC session closed")
+            return work.result()
+        finally:
+            work.cancel()
+            ended.cancel()
+
+
+async def _head(queue: asyncio.Queue[Any]) -> dict[str, Any]:
+    item = await queue.get()
+    if isinstance(item, LinkDown):
+        raise item
+    return item
+
+
+async def _death(queue: asyncio.Queue[Any]) -> None:
+    while not isinstance(await queue.get(), LinkDown):
+        pass
 
 
 def _constant(fake: FakeSubtensor, name: str) -> Any:
