@@ -47,7 +47,7 @@ class OutOfSyncError(TemplarError):
 
 
 class Fault(StrEnum):
-    """What was wrong with a peer's payload, as a word that can be counted."""
+    """What was wrong with what a peer published, as a word that can be counted."""
 
     MISSING = "missing"
     EARLY = "early"
@@ -68,3 +68,14 @@ class PayloadError(TemplarError):
     def __init__(self, reason: str, *, fault: Fault, peer: Uid, window: Window) -> None:
         super().__init__(f"peer {peer}, window {window}: {reason}")
         self.reason, self.fault, self.peer, self.window = reason, fault, peer, window
+
+
+class DocumentError(TemplarError):
+    """Bytes are not the signed document that was asked for: take nothing from them.
+
+    `reason` says what is wrong, `fault` as one word: SIZE, FORMAT, SIGNATURE, CONTENT, SENDER or RUN.
+    """
+
+    def __init__(self, reason: str, *, fault: Fault) -> None:
+        super().__init__(reason)
+        self.reason, self.fault = reason, fault

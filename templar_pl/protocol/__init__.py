@@ -1,6 +1,7 @@
 """Pure values and bytes all nodes agree on: keys, pages, schedule, payloads, fingerprints."""
 
 from templar_pl.protocol.agreement import Agreement, Settlement
+from templar_pl.protocol.document import Document, JsonMap, JsonValue, open_document, sign_document
 from templar_pl.protocol.fingerprint import TensorSum, combine_sums, fingerprint, partial_sum
 from templar_pl.protocol.header import Header
 from templar_pl.protocol.keys import (
@@ -18,21 +19,28 @@ from templar_pl.protocol.keys import (
 from templar_pl.protocol.pages import next_pages, pages_digest
 from templar_pl.protocol.payload import Expected, Payload, decode_payload, encode_payload, payload_bytes
 from templar_pl.protocol.peer import Peer
+from templar_pl.protocol.run_file import MAX_RUN_FILE_BYTES, RunFile, StoredFile, decode_run_file, encode_run_file
 from templar_pl.protocol.schedule import learning_rate_at
 from templar_pl.protocol.selection import select_peers
 from templar_pl.protocol.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, Verify
 
 __all__ = [
+    "MAX_RUN_FILE_BYTES",
     "PUBLIC_KEY_BYTES",
     "SIGNATURE_BYTES",
     "Agreement",
+    "Document",
     "Expected",
     "Header",
+    "JsonMap",
+    "JsonValue",
     "Payload",
     "PayloadKey",
     "Peer",
+    "RunFile",
     "Settlement",
     "Signer",
+    "StoredFile",
     "TensorSum",
     "Verify",
     "WindowKeys",
@@ -40,10 +48,13 @@ __all__ = [
     "combine_sums",
     "debug_keys",
     "decode_payload",
+    "decode_run_file",
     "encode_payload",
+    "encode_run_file",
     "fingerprint",
     "learning_rate_at",
     "next_pages",
+    "open_document",
     "pages_digest",
     "parse_payload_key",
     "partial_sum",
@@ -53,5 +64,6 @@ __all__ = [
     "payload_prefix",
     "run_key",
     "select_peers",
+    "sign_document",
     "trial_key",
 ]

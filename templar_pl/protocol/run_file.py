@@ -1,0 +1,172 @@
+"""The run file: what somebody who joins a run must know before anything else, signed by whoever runs it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from templar_pl.errors import DocumentError, Fault
+from templar_pl.protocol.document import JsonMap, JsonValue, open_document, sign_document
+from templar_pl.protocol.keys import MAX_WINDOW, run_key
+from templar_pl.protocol.signing import Signer, Verify
+from templar_pl.units import Window
+
+MAX_RUN_FILE_BYTES = 4096
+"""A run file has some 600 bytes, less than 2048 at most."""
+
+MAX_NETUID = 2**16 - 1
+MAX_OBJECT_BYTES = 2**53 - 1
+
+_KIND = "run"
+_DIGEST_BYTES = 32
+_VERSION = re.compile(r"[0-9A-Za-z.+!_-]{1,64}")
+_SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
+_FIELDS = {"run", "digest", "netuid", "start_window", "blocks_per_window", "version"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """An object in the bucket of whoever names it. Raises `ValueError` for a value out of range."""
+
+    key: str
+    """1..4 segments of 1..100 letters, digits and `._-`, no dot first, behind `{run}/checkpoint/`."""
+
+    sha256: bytes
+    """32 bytes."""
+
+    size: int
+    """Bytes; 1..2**53 - 1."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(rf"[^/]+/checkpoint(?:/{_SEGMENT}){{1,4}}", self.key):
+            raise ValueError(f"the key of a checkpoint must be RUN/checkpoint/..., got {self.key[:80]!r}")
+        if len(self.sha256) != _DIGEST_BYTES:
+            raise ValueError(f"sha256 must have {_DIGEST_BYTES} bytes, got {len(self.sha256)}")
+        _check_ranges(self, size=(1, MAX_OBJECT_BYTES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFile:
+    """What a run is. Raises `ValueError` for a value out of range."""
+
+    run: str
+    """Name of the run, the first part of all its keys."""
+
+    digest: bytes
+    """32 bytes: of the settings and parameter shapes that all nodes share, as payloads carry it."""
+
+    netuid: int
+    """Number of the subnet; 0..65535."""
+
+    start_window: Window
+    """The window whose update is the first of the run; 0..MAX_WINDOW."""
+
+    blocks_per_window: int
+    """Blocks of the chain a window lasts; 1..10**6."""
+
+    version: str
+    """Version of the package that published the file; 1..64 of 0-9, A-Z, a-z and `.+!_-`."""
+
+    checkpoint: StoredFile | None = None
+    """The parameters before the first window; None if every node draws them itself."""
+
+    def __post_init__(self) -> None:
+        run_key(self.run)
+        if len(self.digest) != _DIGEST_BYTES:
+            raise ValueError(f"digest must have {_DIGEST_BYTES} bytes, got {len(self.digest)}")
+        _check_ranges(self, netuid=(0, MAX_NETUID), start_window=(0, MAX_WINDOW), blocks_per_window=(1, 10**6))
+        if not _VERSION.fullmatch(self.version):
+            raise ValueError(f"version must be 1..64 of 0-9, A-Z, a-z and `.+!_-`, got {self.version[:80]!r}")
+        if self.checkpoint is not None and not self.checkpoint.key.startswith(f"{self.run}/"):
+            raise ValueError(f"the checkpoint of {self.run} must be below its name, got {self.checkpoint.key!r}")
+
+
+def encode_run_file(run_file: RunFile, signer: Signer) -> bytes:
+    """Write and sign a run file, in at most MAX_RUN_FILE_BYTES bytes."""
+    statement: JsonMap = {
+        "run": run_file.run,
+        "digest": run_file.digest.hex(),
+        "netuid": run_file.netuid,
+        "start_window": run_file.start_window,
+        "blocks_per_window": run_file.blocks_per_window,
+        "version": run_file.version,
+    }
+    if run_file.checkpoint is not None:
+        file = run_file.checkpoint
+        statement["checkpoint"] = {"key": file.key, "sha256": file.sha256.hex(), "size": file.size}
+    return sign_document(_KIND, statement, signer)
+
+
+def decode_run_file(data: bytes, verify: Verify) -> tuple[bytes, RunFile]:
+    """Read and check a run file.
+
+    Args:
+        data: bytes of any content and length.
+        verify: checks a signature.
+
+    Returns:
+        The public key of whoever signed it, which may be anybody, and what it says.
+
+    Raises:
+        DocumentError: the bytes are no run file, or the signature is not good. The fault is SIZE, FORMAT, SIGNATURE or
+            CONTENT.
+    """
+    document = open_document(_KIND, data, verify, max_bytes=MAX_RUN_FILE_BYTES)
+    try:
+        return document.public_key, _read(document.statement)
+    except ValueError as error:
+        raise DocumentError(f"no run file: {error}", fault=Fault.CONTENT) from error
+
+
+def _read(statement: JsonMap) -> RunFile:
+    """Return what a statement says. Raises `ValueError` if it is none about a run."""
+    _check_names(statement, _FIELDS | ({"checkpoint"} & statement.keys()))
+    return RunFile(
+        run=_text(statement, "run"),
+        digest=_digest(statement, "digest"),
+        netuid=_whole(statement, "netuid"),
+        start_window=Window(_whole(statement, "start_window")),
+        blocks_per_window=_whole(statement, "blocks_per_window"),
+        version=_text(statement, "version"),
+        checkpoint=_stored_file(statement["checkpoint"]) if "checkpoint" in statement else None,
+    )
+
+
+def _stored_file(value: JsonValue) -> StoredFile:
+    if not isinstance(value, dict):
+        raise ValueError("checkpoint must be a map")
+    _check_names(value, {"key", "sha256", "size"})
+    return StoredFile(key=_text(value, "key"), sha256=_digest(value, "sha256"), size=_whole(value, "size"))
+
+
+def _check_names(values: JsonMap, names: set[str]) -> None:
+    if values.keys() != names:
+        odd = ", ".join(sorted(values.keys() ^ names))[:200]
+        raise ValueError(f"it must have the fields {', '.join(sorted(names))}; missing or not known: {odd}")
+
+
+def _text(values: JsonMap, name: str) -> str:
+    value = values[name]
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, got a {type(value).__name__}")
+    return value
+
+
+def _whole(values: JsonMap, name: str) -> int:
+    value = values[name]
+    if not isinstance(value, int):
+        raise ValueError(f"{name} must be a whole number, got a {type(value).__name__}")
+    return value
+
+
+def _digest(values: JsonMap, name: str) -> bytes:
+    text = _text(values, name)
+    if not re.fullmatch(f"[0-9a-f]{{{2 * _DIGEST_BYTES}}}", text):
+        raise ValueError(f"{name} must be {2 * _DIGEST_BYTES} of 0-9 and a-f, got {text[:80]!r}")
+    return bytes.fromhex(text)
+
+
+def _check_ranges(values: object, **ranges: tuple[int, int]) -> None:
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(values, name) <= high:
+            raise ValueError(f"{name} must be in {low}..{high}, got {getattr(values, name)}")
