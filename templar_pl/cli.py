@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
-import os
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,17 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.logging import RichHandler
 
-from templar_pl.chain import LocalChainConfig
+from templar_pl.chain import BittensorConfig, LocalChainConfig
+from templar_pl.cli_network import NetworkOptions, node_network
 from templar_pl.command_line import EXIT_SETTINGS, EXIT_SIGTERM, EXIT_STOPPED, hparams_files, say_error
 from templar_pl.config import MAX_PEERS
 from templar_pl.errors import ConfigError, TemplarError
-from templar_pl.exchange import R2Buckets, R2Credentials, R2Options, credentials_from
+from templar_pl.exchange import R2Options
 from templar_pl.hparams import SECTIONS, HParams, load_hparams
 from templar_pl.node_config import StoreConfig, WalletConfig
 from templar_pl.training import (
     LlamaModule,
-    LocalNetwork,
+    Network,
     PrintPredictions,
     RecoveryConfig,
     TemplarDataModule,
@@ -94,13 +94,8 @@ class TemplarCLI(LightningCLI):
         """Build the trainer around this node: its network, its folder, what it shows."""
         given = self._setting("trainer")
         hparams = self._hparams()
-        network = local_network(
-            self._setting("store"),
-            self._setting("netuid"),
-            hparams,
-            hotkey=self._setting("wallet").hotkey,
-            chain=self._setting("chain"),
-            r2=self._setting("r2"),
+        network = self.node_network(
+            NetworkOptions(**{field.name: self._setting(field.name) for field in fields(NetworkOptions)}), hparams
         )
         self._refuse_absent_checkpoint(network)
         if given["strategy"] == "templar":
@@ -112,6 +107,10 @@ class TemplarCLI(LightningCLI):
         kwargs.update(choose_device(self._setting("device"), given, has_mps=torch.backends.mps.is_available()))
         self.trainer_defaults["callbacks"] = self._callbacks(network, hparams, given)
         return super().instantiate_trainer(**kwargs)
+
+    def node_network(self, options: NetworkOptions, hparams: HParams) -> Network:
+        """Return the network this node joins."""
+        return node_network(options, hparams)
 
     def after_fit(self) -> None:
         """Say where the checkpoint is and what can be done with it."""
@@ -137,6 +136,7 @@ class TemplarCLI(LightningCLI):
         parser.add_argument("--trace", help="Log the details of all libraries too.", **flag)
         # What all nodes share comes from the group `window`.
         parser.add_class_arguments(LocalChainConfig, "chain", skip={"blocks_per_window", "delta_s"})
+        parser.add_class_arguments(BittensorConfig, "bittensor", skip={"blocks_per_window", "delta_s"})
         parser.add_class_arguments(StoreConfig, "store")
         parser.add_class_arguments(R2Options, "r2")
         parser.add_class_arguments(WalletConfig, "wallet")
@@ -145,7 +145,7 @@ class TemplarCLI(LightningCLI):
     def _hparams(self) -> HParams:
         return run_numbers({name: self._setting(name) for name in SECTIONS}, all_peers=self._setting("test"))
 
-    def _strategy(self, network: LocalNetwork, hparams: HParams) -> TemplarStrategy:
+    def _strategy(self, network: Network, hparams: HParams) -> TemplarStrategy:
         return TemplarStrategy(
             network,
             compression=hparams.compression,
@@ -155,7 +155,7 @@ class TemplarCLI(LightningCLI):
             recovery=self._setting("recovery"),
         )
 
-    def _callbacks(self, network: LocalNetwork, hparams: HParams, given: Any) -> list[Any]:
+    def _callbacks(self, network: Network, hparams: HParams, given: Any) -> list[Any]:
         callbacks: list[Any] = [WindowLog(), PrintPredictions(sys.stdout)]
         if given["enable_checkpointing"] is not False:
             callbacks.append(WindowCheckpoint(str(checkpoint_dir(network)), hparams.window.checkpoint_frequency))
@@ -163,7 +163,7 @@ class TemplarCLI(LightningCLI):
             callbacks.append(WindowProgressBar(self._console))
         return callbacks
 
-    def _refuse_absent_checkpoint(self, network: LocalNetwork) -> None:
+    def _refuse_absent_checkpoint(self, network: Network) -> None:
         """Refuse to measure random weights where a trained model was asked for."""
         if self.subcommand == "fit" or self._setting("ckpt_path") != "last":
             return
@@ -178,13 +178,22 @@ class TemplarCLI(LightningCLI):
         return self._get(config, key)
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Run one command; return 0, 1 if it stopped on an error, 2 for wrong settings, 143 after SIGTERM."""
+CommandLine = Callable[[Sequence[str], Console], object]
+"""Parses arguments and runs the command they name."""
+
+
+def run_command(arguments: Sequence[str], command_line: CommandLine | None = None) -> int:
+    """Run one command; return 0, 1 if it stopped on an error, 2 for wrong settings, 143 after SIGTERM.
+
+    Args:
+        arguments: of the command line.
+        command_line: parses and runs them; `TemplarCLI` if None.
+    """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     silence_libraries()
     console = Console(stderr=True)
     try:
-        TemplarCLI(arguments, console)
+        (command_line or TemplarCLI)(arguments, console)
     except ConfigError as error:
         say_error(error)
         return EXIT_SETTINGS
@@ -195,25 +204,6 @@ def run_command(arguments: Sequence[str]) -> int:
         log.warning("stopped by SIGTERM; the same command goes on where it stopped")
         return EXIT_SIGTERM
     return 0
-
-
-def own_keys() -> R2Credentials:
-    """Read the keys of the own bucket from the environment. Raises `ConfigError` if one is missing or malformed."""
-    return credentials_from(os.environ)
-
-
-def local_network(
-    store: StoreConfig, netuid: int, hparams: HParams, *, hotkey: str, chain: LocalChainConfig, r2: R2Options
-) -> LocalNetwork:
-    """Return the network of a run: its folder and name follow from its numbers."""
-    return LocalNetwork(
-        root=str(Path(store.root) / f"net{netuid}"),
-        run=f"{store.run}-{hparams.digest().hex()[:8]}",
-        hotkey=hotkey,
-        chain=chain,
-        # The keys are read at the moment of use, so that no setting and no checkpoint ever holds them.
-        r2=R2Buckets(own_keys, r2) if store.kind == "r2" else None,
-    )
 
 
 def run_numbers(sections: Mapping[str, Any], *, all_peers: bool) -> HParams:
@@ -232,7 +222,7 @@ def settings_digest(hparams: HParams, init_seed: int) -> bytes:
     return hashlib.sha256(hparams.digest() + f"init_seed={init_seed}".encode()).digest()
 
 
-def checkpoint_dir(network: LocalNetwork) -> Path:
+def checkpoint_dir(network: Network) -> Path:
     """Return the folder of a node's checkpoints."""
     return network.node_dir / "checkpoints"
 

@@ -13,17 +13,16 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
-from templar_pl.chain import LocalChainConfig
+from templar_pl.chain import BittensorConfig, LocalChainConfig
 from templar_pl.cli import (
     TemplarCLI,
     checkpoint_dir,
     choose_device,
-    local_network,
-    own_keys,
     run_numbers,
     settings_digest,
     silence_libraries,
 )
+from templar_pl.cli_network import NetworkOptions, node_network, own_keys
 from templar_pl.data import PageSetConfig
 from templar_pl.errors import ConfigError
 from templar_pl.exchange import R2Options
@@ -36,6 +35,7 @@ from templar_pl.training.module import GenerationConfig
 
 _NODE_GROUPS: dict[str, type] = {
     "chain": LocalChainConfig,
+    "bittensor": BittensorConfig,
     "store": StoreConfig,
     "r2": R2Options,
     "wallet": WalletConfig,
@@ -82,16 +82,7 @@ def read_settings(config: Namespace) -> Settings:
     numbers = {name: _group(config, name, cls) for name, cls in SECTIONS.items()}
     node = {name: _group(config, name, cls) for name, cls in _NODE_GROUPS.items()}
     hparams = Part(lambda: run_numbers({name: part.get() for name, part in numbers.items()}, all_peers=config.test))
-    network = Part(
-        lambda: local_network(
-            node["store"].get(),
-            config.netuid,
-            hparams.get(),
-            hotkey=node["wallet"].get().hotkey,
-            chain=node["chain"].get(),
-            r2=node["r2"].get(),
-        )
-    )
+    network = Part(lambda: node_network(_network_options(config.netuid, node), hparams.get()))
     model = Part(lambda: _model(config.model, numbers))
     data = Part(lambda: _data(config.data, numbers))
     trainer = Part(lambda: {**vars(config.trainer), **choose_device(config.device, config.trainer)})
@@ -108,6 +99,11 @@ def read_settings(config: Namespace) -> Settings:
         data=data,
         trainer=trainer,
     )
+
+
+def _network_options(netuid: int, node: Mapping[str, Part[Any]]) -> NetworkOptions:
+    groups = {field.name for field in fields(NetworkOptions)} - {"netuid"}
+    return NetworkOptions(netuid=netuid, **{name: node[name].get() for name in groups})
 
 
 def _group(config: Namespace, name: str, cls: type) -> Part[Any]:

@@ -1,5 +1,6 @@
 """The clock, the register of peers and the record of what they agreed on."""
 
+from templar_pl.chain.bittensor_config import BittensorConfig
 from templar_pl.chain.chain import BlockTimes, Chain, LeasedAgreement, Purse, Register, WindowClock
 from templar_pl.chain.hotkeys import HotkeySigner, load_hotkey, load_or_create_hotkey, verify
 from templar_pl.chain.local_chain import LocalChain
@@ -17,6 +18,7 @@ from templar_pl.chain.wallet import (
 __all__ = [
     "PASSWORD_VARIABLE",
     "AskPassword",
+    "BittensorConfig",
     "BlockTimes",
     "Chain",
     "HotkeySigner",

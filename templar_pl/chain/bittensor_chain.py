@@ -18,7 +18,7 @@ from templar_pl.chain.block_times import WAIT_BLOCKS, ChainTimes
 from templar_pl.chain.head_listener import HeadListener
 from templar_pl.chain.hotkeys import HotkeySigner
 from templar_pl.chain.loop_thread import LoopThread
-from templar_pl.chain.metagraph_register import MetagraphRegister, Snapshot
+from templar_pl.chain.metagraph_register import MetagraphRegister, Snapshot, next_register_block
 from templar_pl.chain.purse import shares_of
 from templar_pl.chain.subtensor import OpenSubstrate, SdkSigner, Subtensor, rpc_substrate
 from templar_pl.chain.weight_setter import WeightSetter
@@ -83,6 +83,16 @@ class BittensorChain:
     def agreement(self) -> None:
         """None: a public chain writes down nothing about windows."""
         return
+
+    @property
+    def network(self) -> str:
+        """Name or address of the network."""
+        return self._network
+
+    @property
+    def block_s(self) -> float:
+        """Seconds a block takes, as the chain says; NaN before it was opened."""
+        return self._clock.block_s
 
     @property
     def is_open(self) -> bool:
@@ -189,6 +199,10 @@ class BittensorChain:
         """See `Register.candidates`; read at the block that counts for the window."""
         opened, opens = self._parts(), Block(window * self._config.blocks_per_window)
         return self._ask(lambda: opened.register.before(opens)).peers()
+
+    def seconds_to_next_register(self) -> float:
+        """Return the seconds until who is registered now counts for windows to come."""
+        return self._clock.seconds_until(next_register_block(self.block())) + self._clock.block_s
 
     def snapshot(self) -> Snapshot:
         """Return the newest register that was read, with stakes and permits."""

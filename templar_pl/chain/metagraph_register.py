@@ -79,7 +79,7 @@ class MetagraphRegister:
     async def keep_fresh(self) -> None:
         """Read the register of the windows to come as soon as its block is there, until cancelled."""
         while True:
-            due = Block((self._clock.block() // REGISTER_BLOCKS + 1) * REGISTER_BLOCKS)
+            due = next_register_block(self._clock.block())
             try:
                 await self.newest()
                 await self.before(due)
@@ -178,6 +178,11 @@ def register_block(opens: Block) -> Block:
         opens: first block of the window.
     """
     return Block(max(0, opens - 1) // REGISTER_BLOCKS * REGISTER_BLOCKS)
+
+
+def next_register_block(now: Block) -> Block:
+    """Return the next block whose register will count for windows."""
+    return Block((now // REGISTER_BLOCKS + 1) * REGISTER_BLOCKS)
 
 
 def _neuron(neuron: bt.MetagraphNeuron) -> Neuron:

@@ -33,7 +33,7 @@ from templar_pl.roles.doctor_rows import Check, Part, Row, State, run_checks
 from templar_pl.roles.doctor_run import check_chain, check_checkpoint, check_numbers, check_pages, check_tokenizer
 from templar_pl.roles.doctor_store import OwnStore, check_clock, check_keys
 from templar_pl.roles.doctor_table import as_json, show_table
-from templar_pl.training import LlamaModule, LocalNetwork, TemplarDataModule, run_digest, try_trainer
+from templar_pl.training import LlamaModule, Network, TemplarDataModule, run_digest, try_trainer
 from templar_pl.training.checkpoints import KEPT_CHECKPOINTS
 from templar_pl.training.report import format_bytes
 
@@ -56,7 +56,7 @@ class Settings:
     credentials: Callable[[], R2Credentials]
     """Reads the keys of the own bucket from the environment."""
 
-    network: Part[LocalNetwork]
+    network: Part[Network]
     checkpoints: Part[Path]
     """Folder of this node's checkpoints."""
 

@@ -9,7 +9,7 @@ from templar_pl.config import PagesConfig, WindowConfig
 from templar_pl.data import load_tokenizer
 from templar_pl.errors import ConfigError
 from templar_pl.roles.doctor_rows import Row, State
-from templar_pl.training import LocalNetwork, TemplarDataModule, refuse_small_vocabulary
+from templar_pl.training import Network, TemplarDataModule, refuse_small_vocabulary
 
 _NAMED = 3
 """Other runs that are named in one line."""
@@ -41,7 +41,7 @@ def check_numbers(run_dir: Path, name: str) -> Iterator[Row]:
         yield Row("hparams digest", State.OK, f"{found}{'' if run_dir.is_dir() else ', a new one'}")
 
 
-def check_chain(network: LocalNetwork, digest: bytes, window: WindowConfig) -> Iterator[Row]:
+def check_chain(network: Network, digest: bytes, window: WindowConfig) -> Iterator[Row]:
     """Look at the chain and at the own hotkey there. Raises as joining would, for a digest of another run too.
 
     Args:

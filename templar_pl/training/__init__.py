@@ -2,8 +2,10 @@
 
 from templar_pl.training.checkpoints import WindowCheckpoint
 from templar_pl.training.data_module import TemplarDataModule
+from templar_pl.training.local_network import LocalNetwork
 from templar_pl.training.module import LlamaModule, refuse_small_vocabulary
-from templar_pl.training.network import Connection, LocalNetwork, Network, Outlook
+from templar_pl.training.network import Connection, Network, Outlook
+from templar_pl.training.node_folder import NodeFolder
 from templar_pl.training.predictions import PrintPredictions
 from templar_pl.training.progress import WindowProgressBar
 from templar_pl.training.recovery import RecoveryConfig
@@ -19,6 +21,7 @@ __all__ = [
     "LlamaModule",
     "LocalNetwork",
     "Network",
+    "NodeFolder",
     "Outlook",
     "PrintPredictions",
     "RecoveryConfig",

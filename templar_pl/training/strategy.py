@@ -26,7 +26,8 @@ from templar_pl.errors import ConfigError
 from templar_pl.exchange.window_values import Limits
 from templar_pl.training.checkpoint_io import AtomicCheckpointIO, restart_at_window
 from templar_pl.training.lightning_loops import ExchangeBeforeStep, count_batches, divide_gradients, set_epoch
-from templar_pl.training.network import LocalNetwork, Network
+from templar_pl.training.local_network import LocalNetwork
+from templar_pl.training.network import Network
 from templar_pl.training.recovery import RecoveryConfig
 from templar_pl.training.refusals import refuse_several_devices, refuse_unsuitable
 from templar_pl.training.run_digest import run_digest

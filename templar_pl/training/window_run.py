@@ -65,6 +65,7 @@ class WindowRun:
         self._momentum_at = 0
         self._rebuilds: Payload | None = None
         self._hotkey = ""
+        self._start_window = 0
         self._patience_s = 0.0
         self._check_interrupt: Callable[[], None] = _do_nothing
         self._heartbeat: Heartbeat | None = None
@@ -73,6 +74,7 @@ class WindowRun:
         self._retention: Retention | None = None
         self._debug_keys: WindowKeys | None = None
         self._writes_debug = False
+        self._says_start = False
         self._peers: dict[Uid, Peer] = {}
 
     @property
@@ -120,6 +122,12 @@ class WindowRun:
         payloads, self._debug_keys = (make(connection.run, connection.uid) for make in (payload_keys, debug_keys))
         keep = {payloads: limits.keep_windows, self._debug_keys: debug_windows}
         self._retention, self._writes_debug = Retention(connection.buckets.own(), keep), debug_windows > 0
+        if self.applied and self._start_window != connection.start_window:
+            raise ConfigError(
+                f"the checkpoint is of a run that began with window {self._start_window}, this one began with window "
+                f"{connection.start_window}: start without --ckpt_path, or give the run another name"
+            )
+        self._start_window = connection.start_window
         if self.applied and self._hotkey != connection.hotkey:
             log.info("the checkpoint is of hotkey %s: the momentum starts at zero", self._hotkey or "unknown")
             self._forget_momentum()
@@ -172,12 +180,14 @@ class WindowRun:
             self.note_progress()
             window = self.window
             opened = self._ask(self.connection.chain.window)
-            if opened < window:
+            if opened < window and self.applied == 0:
+                self._wait_for_start(opened)
+            elif opened < window:
                 raise ConfigError(
                     f"{self.applied} windows are applied, but the chain is at window {opened} only: it is not the one "
                     "the checkpoint was made with. Start without --ckpt_path, or give the run another name"
                 )
-            if opened > window:
+            elif opened > window:
                 rebuilds = self._to_rebuild()
                 if rebuilds is not None:
                     self._begin(rebuilds)
@@ -255,6 +265,7 @@ class WindowRun:
             "hotkey": str(self._hotkey),
             "total_tokens": self.total_tokens,
             "applied": self.applied,
+            "start_window": self._start_window,
             "momentum_at": self._momentum_at,
             "momentum": self._codec.state_dict(),
         }
@@ -269,6 +280,7 @@ class WindowRun:
             )
         self.applied, self._momentum_at = int(state["applied"]), int(state["momentum_at"])
         self._hotkey, self.total_tokens = state["hotkey"], int(state["total_tokens"])
+        self._start_window = int(state["start_window"])
         self._codec.load_state_dict(state["momentum"])
 
     def _may_upload(self) -> bool:
@@ -306,6 +318,15 @@ class WindowRun:
                 log.warning("the chain does not answer, asking again: %s", error)
                 self._check_interrupt()
                 threading.Event().wait(SLICE_S)
+
+    def _wait_for_start(self, opened: Window) -> None:
+        """Wait for a while until the first window of the run opens."""
+        before = Window(self.window - 1)
+        left_s = self._ask(lambda: self.connection.chain.seconds_left(before))
+        if not self._says_start:
+            self._says_start = True
+            log.info("window %d is open; the run begins with window %d, in %.0f s", opened, self.window, left_s)
+        threading.Event().wait(min(max(left_s, 0.0), SLICE_S))
 
     def _begin(self, rebuilds: Payload | None) -> None:
         self._rebuilds = rebuilds

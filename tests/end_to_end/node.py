@@ -43,10 +43,11 @@ class Node:
         arguments: Sequence[str],
         command: str = "fit",
         variables: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("templar_pl",),
     ) -> None:
         self.folder, self.name = folder, name
         self.log = folder / f"{name}.{time.monotonic_ns()}.log"
-        line = [sys.executable, "-m", "templar_pl", command, "--config", str(ROOT / "configs" / "miner.yaml")]
+        line = [sys.executable, "-m", *program, command, "--config", str(ROOT / "configs" / "miner.yaml")]
         if command == "fit":
             line += TINY
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | dict(variables or {})

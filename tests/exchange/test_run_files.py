@@ -35,7 +35,7 @@ class Scene:
     @property
     def peer(self) -> Peer:
         owner = self.owner
-        return Peer(Uid(7), owner.hotkey, owner.public_key, address=owner.hotkey, since=Window(0))
+        return Peer(Uid(7), owner.hotkey, owner.public_key, address=owner.hotkey)
 
     def publish(self, wanted: RunFile) -> RunFile:
         return publish_run_file(self.bucket, wanted, self.owner, verify)

@@ -1,0 +1,130 @@
+"""The network of one machine: a chain in one file, and buckets in one folder or on an S3 store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from templar_pl.chain import (
+    LocalChain,
+    LocalChainConfig,
+    load_hotkey,
+    load_or_create_hotkey,
+    look_at_local_chain,
+    verify,
+)
+from templar_pl.config import WindowConfig
+from templar_pl.errors import ChainError, ConfigError, StoreError
+from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets
+from templar_pl.training.network import Connection, Outlook, refuse_late_uploads, refuse_short_gathers
+from templar_pl.training.node_folder import NodeFolder
+from templar_pl.units import Block, Hotkey, Window
+
+
+class LocalNetwork:
+    """Several processes of one machine: a chain in one file, and buckets in one folder or on an S3 store.
+
+    Processes that name the same root and run find each other; each needs a hotkey name of its own, and on an S3 store a
+    bucket of its own.
+    """
+
+    def __init__(
+        self,
+        root: str = "runs",
+        run: str = "local",
+        hotkey: str = "miner",
+        chain: LocalChainConfig | None = None,
+        r2: R2Buckets | None = None,
+    ) -> None:
+        """Store where things are.
+
+        Args:
+            root: folder of all runs; made on first use.
+            run: name of the run; 1 to 64 of a-z, 0-9, dot, dash and underscore, on an S3 store 1 to 50.
+            hotkey: name of this node's key; made on first use in `root/hotkeys`.
+            chain: pace and leases of the local chain.
+            r2: the buckets of the run; folders below `root` if None.
+        """
+        self._root, self._run, self._hotkey = Path(root), run, hotkey
+        self._folder = NodeFolder(self._root / run, hotkey)
+        self._config, self._r2 = chain or LocalChainConfig(), r2
+
+    @property
+    def run_dir(self) -> Path:
+        """See `Network.run_dir`."""
+        return self._folder.run_dir
+
+    @property
+    def node_dir(self) -> Path:
+        """See `Network.node_dir`."""
+        return self._folder.node_dir
+
+    def open(self, digest: bytes, window: WindowConfig) -> Connection:
+        """See `Network.open`."""
+        if not self._config.record_windows:
+            refuse_short_gathers(window)
+        lock = self._folder.lock()
+        try:
+            return self._connect(digest, window, lock)
+        except (ConfigError, ChainError, StoreError):
+            lock.close()
+            raise
+
+    def look(self, digest: bytes, window: WindowConfig) -> Outlook:
+        """Say what `open` would find on the chain; nothing is made, changed or locked. Raises as `open` does."""
+        signer = load_hotkey(self._hotkeys, self._hotkey)
+        peers = look_at_local_chain(self._chain_file, self._chain_config(window), run=digest.hex())
+        return Outlook(str(self._chain_file), peers, signer.hotkey if signer else None, self._hotkeys / self._hotkey)
+
+    def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str]) -> Connection:
+        signer = load_or_create_hotkey(self._hotkeys, self._hotkey)
+        chain = LocalChain(self._chain_file, signer, self._chain_config(window), run=digest.hex())
+        chain.open()
+        try:
+            run, address, buckets = self._store(chain, signer.hotkey)
+            uid = chain.register()
+            chain.commit(address)
+        except (ConfigError, ChainError, StoreError):
+            chain.close()
+            raise
+        return Connection(
+            run=run,
+            chain=chain,
+            agreement=chain.agreement if self._config.record_windows else None,
+            buckets=buckets,
+            signer=signer,
+            verify=verify,
+            hotkey=signer.hotkey,
+            uid=uid,
+            start_window=Window(0),
+            lock=lock,
+        )
+
+    @property
+    def _hotkeys(self) -> Path:
+        return self._root / "hotkeys"
+
+    @property
+    def _chain_file(self) -> Path:
+        return self.run_dir / "chain.sqlite"
+
+    def _chain_config(self, window: WindowConfig) -> LocalChainConfig:
+        config = replace(
+            self._config, blocks_per_window=window.blocks_per_window, delta_s=window.time_window_delta_seconds
+        )
+        if config.pace == "wall":
+            refuse_late_uploads(config.delta_s, config.seconds_per_block * config.blocks_per_window)
+        return config
+
+    def _store(self, chain: LocalChain, hotkey: Hotkey) -> tuple[str, str, Buckets]:
+        """Return the first part of every key, the address of the own bucket, and all buckets.
+
+        Payloads of a chain that was deleted must not pass for those of the one that took its place: the time of birth
+        tells them apart.
+        """
+        birth_ms = int(1000 * chain.timestamp(Block(0)))
+        if self._r2 is None:
+            return self._run, hotkey, LocalBuckets(self.run_dir / f"store-{birth_ms}", hotkey)
+        self._r2.own().check()
+        return f"{self._run}-{birth_ms}", self._r2.own_address(), self._r2
