@@ -63,6 +63,14 @@ class Link:
             for header in held:
                 self.publish(header)
 
+    def orphan(self) -> None:
+        """Let every subscription fall silent for ever, without an error, while requests get through.
+
+        So ends an open subscription of SDK 11.3 with websockets 16 when a node closes the connection in an orderly way.
+        """
+        with self._lock:
+            self._subscribers = []
+
     def repeat_heads(self, count: int = 1) -> None:
         """Send each of the next heads twice."""
         with self._lock:

@@ -37,6 +37,7 @@ ORDERS: Mapping[str, Callable[..., Any]] = {
     "refuse": lambda fake, **how: fake.refuse(**how),
     "cut": lambda fake, **how: fake.link.cut(**how),
     "hang": lambda fake: fake.link.hang(),
+    "orphan": lambda fake: fake.link.orphan(),
     "mend": lambda fake: fake.link.mend(),
     "repeat_heads": lambda fake, **how: fake.link.repeat_heads(**how),
     "skip_heads": lambda fake, **how: fake.link.skip_heads(**how),

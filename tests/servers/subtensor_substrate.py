@@ -6,6 +6,7 @@ Everything above the transport is the SDK's own: decoding, reads, intents, check
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 from collections.abc import AsyncIterator
@@ -103,6 +104,12 @@ class WireSubstrate:
                     yield {"header": header}
         except LinkDown as down:
             raise ChainError(LOST) from down
+        except (GeneratorExit, asyncio.CancelledError):
+            # The transport unsubscribes, and waits for the answer: through a silence, so long that silence lasts.
+            with contextlib.suppress(ChainRefusal):
+                if self._is_open:
+                    await self._wire.ask("unsubscribe")
+            raise
 
     async def compose(self, call: tuple[str, str, dict[str, Any]]) -> ComposedCall:
         module, function, params = call

@@ -156,6 +156,7 @@ ANSWERS: Mapping[str, Callable[..., Any]] = {
     "block": _block,
     "block_number": lambda fake: fake.head.number,
     "block_hash": lambda fake, number: fake.block(number).hash,
+    "unsubscribe": lambda fake: None,
     "spec_version": lambda fake: SPEC_VERSIONS["old" if fake.is_old else "new"],
     "constant": _constant,
     "next_nonce": lambda fake, address: fake.next_nonce(address),

@@ -152,6 +152,38 @@ def test_requests_wait_through_a_silence(fake: FakeSubtensor, connect: Connect, 
     assert run(work()) == (False, 101)
 
 
+def test_an_orphaned_subscription_is_silent_while_others_are_not(fake: FakeSubtensor, connect: Connect) -> None:
+    async def work() -> tuple[bool, list[int]]:
+        async with connected(connect()) as client, heads_of(client) as orphaned:
+            fake.link.orphan()
+            waiting = asyncio.ensure_future(take(orphaned, 1))
+            async with heads_of(client) as heads:
+                fake.mine()
+                found = [await client.block(), *await take(heads, 1)]
+            done, _ = await asyncio.wait({waiting}, timeout=A_MOMENT_S)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            return bool(done), found
+
+    assert run(work()) == (False, [101, 101])
+
+
+def test_a_subscription_is_given_up_only_when_the_silence_is_over(fake: FakeSubtensor, connect: Connect) -> None:
+    async def work() -> list[bool]:
+        async with connected(connect()) as client, heads_of(client) as heads:
+            fake.link.hang()
+            waiting = asyncio.ensure_future(take(heads, 1))
+            await asyncio.wait({waiting}, timeout=A_MOMENT_S)
+            waiting.cancel()
+            await asyncio.wait({waiting}, timeout=A_MOMENT_S)
+            done_before = waiting.done()
+            fake.link.mend()
+            await asyncio.wait({waiting})
+            return [done_before, waiting.cancelled()]
+
+    assert run(work()) == [False, True]
+
+
 def test_heads_come_late_after_a_hang(fake: FakeSubtensor, connect: Connect) -> None:
     async def work() -> tuple[bool, list[int]]:
         async with connected(connect()) as client, heads_of(client) as heads:
