@@ -224,6 +224,16 @@ def test_weights_too_soon_are_stopped_before_they_are_signed(voting: Chain) -> N
     assert voting.set_weights({1: 1.0}).success
 
 
+def test_weights_too_soon_get_into_no_block_whoever_sends_them(voting: Chain) -> None:
+    call = bt.calls.SubtensorModule.set_weights(netuid=3, dests=[1], weights=[1], version_key=0)
+    for_alice = [voting.run(lambda client: client.submit_call(call, ALICE, signer="hotkey")) for _ in range(2)]
+
+    assert [result.success for result in for_alice] == [True, False]
+    error = for_alice[1].error
+    assert error is not None
+    assert (error.name, error.code, for_alice[1].extrinsic_id) == ("RateLimitExceeded", ErrorCode.RATE_LIMITED, None)
+
+
 def test_weights_of_an_old_version_are_refused(voting: Chain) -> None:
     voting.register.change_rules(weights_version_key=7)
 

@@ -289,3 +289,21 @@ def test_processes_share_a_chain_and_see_it_die() -> None:
         return found
 
     assert run(all_of_it()) == ("hello", 2)
+
+
+def test_a_submission_to_a_chain_that_dies_says_that_it_may_have_landed() -> None:
+    async def work() -> tuple[bool, str]:
+        with subtensor_process("--seconds-per-block", "3600") as address:
+            SubtensorControl(address).tell("register_hotkey", hotkey=ALICE.address)
+            client = client_of(RemoteSubstrate(address))
+            await client.connect()
+            submitting = asyncio.ensure_future(client.submit_call(commit_call(b"x"), ALICE, signer="hotkey"))
+            await asyncio.wait({submitting}, timeout=A_MOMENT_S)
+        result = await submitting
+        await client.close()
+        return result.success, result.message
+
+    success, message = run(work())
+
+    assert not success
+    assert "may already be on chain" in message
