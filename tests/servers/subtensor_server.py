@@ -41,6 +41,7 @@ ORDERS: Mapping[str, Callable[..., Any]] = {
     "mend": lambda fake: fake.link.mend(),
     "repeat_heads": lambda fake, **how: fake.link.repeat_heads(**how),
     "skip_heads": lambda fake, **how: fake.link.skip_heads(**how),
+    "next_nonce": lambda fake, **how: fake.next_nonce(**how),
     "num_open": lambda fake: fake.link.num_open,
     "num_subscribed": lambda fake: fake.link.num_subscribed,
     "register_hotkey": lambda fake, netuid=3, **how: Register(fake, netuid).register_hotkey(**how),

@@ -66,6 +66,11 @@ async def heads_of(client: bt.Client) -> AsyncGenerator[Heads, None]:
         yield heads
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        await asyncio.sleep(0.01)  # bounded by `run`
+
+
 async def take(heads: Heads, count: int) -> list[int]:
     return [(await anext(heads)).number for _ in range(count)]
 
@@ -230,7 +235,7 @@ def test_a_submission_gets_into_a_block_although_its_answer_is_lost(connect: Con
         async with connected(connect()) as client:
             with fake.mining(3600.0):
                 submitting = asyncio.ensure_future(client.submit_call(commit_call(b"x"), ALICE, signer="hotkey"))
-                await asyncio.wait({submitting}, timeout=A_MOMENT_S)
+                await until(lambda: fake.next_nonce(ALICE.address) == 1)
                 fake.link.cut()
                 result = await submitting
                 fake.link.mend()
@@ -294,11 +299,12 @@ def test_processes_share_a_chain_and_see_it_die() -> None:
 def test_a_submission_to_a_chain_that_dies_says_that_it_may_have_landed() -> None:
     async def work() -> tuple[bool, str]:
         with subtensor_process("--seconds-per-block", "3600") as address:
-            SubtensorControl(address).tell("register_hotkey", hotkey=ALICE.address)
+            control = SubtensorControl(address)
+            control.tell("register_hotkey", hotkey=ALICE.address)
             client = client_of(RemoteSubstrate(address))
             await client.connect()
             submitting = asyncio.ensure_future(client.submit_call(commit_call(b"x"), ALICE, signer="hotkey"))
-            await asyncio.wait({submitting}, timeout=A_MOMENT_S)
+            await until(lambda: control.tell("next_nonce", address=ALICE.address) == 1)
         result = await submitting
         await client.close()
         return result.success, result.message
