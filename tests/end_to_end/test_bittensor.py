@@ -16,6 +16,7 @@ from tests.servers.subtensor_server import subtensor_process
 
 MINERS = ("alice", "bob")
 NETUID = 268
+PASSWORD = "a secret"  # noqa: S105 - of a key that lives as long as the test
 BLOCK_S, BLOCKS_PER_WINDOW = 0.4, 5
 
 
@@ -58,10 +59,10 @@ def subnet(folder: Path) -> Iterator[Subnet]:
 def test_two_miners_find_each_other_by_their_commitments_and_train_alike(tmp_path: Path) -> None:
     with subnet(tmp_path) as world:
         leader = world.register(world.new_wallet("alice"), stake=1000.0, validator_permit=True)
-        world.register(world.new_wallet("bob", password="a secret"))
+        world.register(world.new_wallet("bob", password=PASSWORD))
         first = world.start("alice", "--trainer.max_epochs=12", "--bittensor.start_window=70")
         first.wait_for("the run begins with window 70")
-        second = world.start("bob", "--trainer.max_epochs=12", TEMPLAR_HOTKEY_PASSWORD="a secret")
+        second = world.start("bob", "--trainer.max_epochs=12", TEMPLAR_HOTKEY_PASSWORD=PASSWORD)
         first.succeed()
         second.succeed()
         left_open = world.chain.tell("num_open")
