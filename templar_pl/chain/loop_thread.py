@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CLOSE_TIMEOUT_S = 5.0
-"""Seconds the tasks of a loop are given to end."""
+"""Seconds the tasks of a loop are given to end, and then again what is closed last."""
+
+NUM_CANCELS = 5
+"""How often a task is told to end in that time: one that says goodbye when it is cancelled may wait for an answer."""
 
 RESTART_S = 1.0
 """Seconds after which a background task that fell over is started again."""
@@ -29,7 +32,7 @@ class LoopThread:
         """Start nothing yet.
 
         Args:
-            name: of the thread.
+            name: of the thread, and in messages of what does not answer.
         """
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -43,7 +46,7 @@ class LoopThread:
                 return
             self._loop = asyncio.new_event_loop()
             # daemon: a main thread that dies without closing must not leave the process hanging.
-            self._thread = threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True)
+            self._thread = threading.Thread(target=_run, args=(self._loop,), name=self._name, daemon=True)
             self._thread.start()
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float) -> T:
@@ -57,15 +60,13 @@ class LoopThread:
             ChainError: the loop does not run, or the time is over.
         """
         with self._lock:
-            if self._loop is None:
-                raise ChainError("the chain is not open; call open() first")
-            future = asyncio.run_coroutine_threadsafe(work(), self._loop)
+            future = asyncio.run_coroutine_threadsafe(work(), self._running())
         try:
             return future.result(timeout_s)
         except concurrent.futures.CancelledError as error:
-            raise ChainError("the chain was closed while a thread waited for it") from error
+            raise ChainError(f"{self._name} was closed while a thread waited for it") from error
         except concurrent.futures.TimeoutError as error:
-            raise ChainError(f"the chain did not answer within {timeout_s:g} s") from error
+            raise ChainError(f"{self._name} did not answer within {timeout_s:g} s") from error
         finally:
             future.cancel()
 
@@ -75,11 +76,12 @@ class LoopThread:
         Args:
             work: makes the coroutine.
             what: it does, for the log.
+
+        Raises:
+            ChainError: the loop does not run.
         """
         with self._lock:
-            if self._loop is None:
-                raise ChainError("the chain is not open; call open() first")
-            asyncio.run_coroutine_threadsafe(_supervise(work, what), self._loop)
+            asyncio.run_coroutine_threadsafe(_supervise(work, what), self._running())
 
     def stop(self, finish: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Cancel everything, let go of what `finish` closes, and end the thread. Does nothing if it does not run.
@@ -97,16 +99,33 @@ class LoopThread:
             closing.result(3 * CLOSE_TIMEOUT_S)
         except concurrent.futures.TimeoutError:
             log.warning("%s: tasks did not end within %g s", self._name, 3 * CLOSE_TIMEOUT_S)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(CLOSE_TIMEOUT_S)
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
         finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(2 * CLOSE_TIMEOUT_S)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise ChainError("the chain is not open; call open() first")
+        return self._loop
+
+
+async def end_task(task: asyncio.Task[Any], timeout_s: float) -> None:
+    """Cancel a task, as often as it takes, and forget how it ended.
+
+    Args:
+        task: any.
+        timeout_s: seconds it is given; then it is left behind.
+    """
+    await _end_all({task}, timeout_s)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        loop.run_until_complete(asyncio.wait({loop.create_task(loop.shutdown_asyncgens())}, timeout=CLOSE_TIMEOUT_S))
+    finally:
+        loop.close()
 
 
 async def _supervise(work: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
@@ -122,10 +141,24 @@ async def _supervise(work: Callable[[], Coroutine[Any, Any, None]], what: str) -
 
 
 async def _close(finish: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
-    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+    await _end_all(asyncio.all_tasks() - {asyncio.current_task()}, CLOSE_TIMEOUT_S)
     if finish is not None:
-        await asyncio.wait({asyncio.ensure_future(finish())}, timeout=CLOSE_TIMEOUT_S)
+        finishing = asyncio.ensure_future(finish())
+        await asyncio.wait({finishing}, timeout=CLOSE_TIMEOUT_S)
+        if finishing.done() and not finishing.cancelled() and (error := finishing.exception()) is not None:
+            log.warning("what was open could not be closed: %s", error)
+    # What was started meanwhile, and what `finish` leaves behind.
+    await _end_all(asyncio.all_tasks() - {asyncio.current_task()}, CLOSE_TIMEOUT_S / NUM_CANCELS)
+
+
+async def _end_all(tasks: set[asyncio.Task[Any]], timeout_s: float) -> None:
+    pending = tasks
+    for _ in range(NUM_CANCELS):
+        if not pending:
+            break
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=timeout_s / NUM_CANCELS)
+    for task in tasks - pending:
+        if not task.cancelled():
+            task.exception()  # or asyncio says that nobody asked for it
