@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from templar_pl.config import WindowConfig, check_ranges
 from templar_pl.errors import ConfigError
 
 NETWORKS = ("finney", "test", "local")
 """Names that the bittensor package knows endpoints of; `local` is ws://127.0.0.1:9944."""
+
+_ADDRESS = re.compile(r"""\w+://\S+?(?=[.,:;)'"]*(?:\s|\Z))""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class BittensorConfig:
         if self.network is not None and self.network not in NETWORKS and not re.match(r"wss?://\S+\Z", self.network):
             raise ConfigError(
                 f"bittensor.network must be {', '.join(NETWORKS)} or an address that begins with ws:// or wss://, "
-                f"got {self.network!r}"
+                f"got {without_secrets(self.network)!r}"
             )
         check_ranges(
             self,
@@ -63,3 +66,25 @@ class BittensorConfig:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or not 0 <= value <= high):
                 raise ConfigError(f"bittensor.{name} must be a whole number in 0..{high} or null, got {value!r}")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text whose addresses have only scheme, host and port.
+
+    User names, passwords, paths and queries of an endpoint may be secrets: they never get into messages or logs.
+    """
+    return _ADDRESS.sub(_shown, text)
+
+
+def _shown(address: re.Match[str]) -> str:
+    scheme, _, rest = address[0].partition("://")
+    try:
+        parts = urlsplit(address[0])
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return f"{scheme}://..."
+    # An @ behind what passes for the host: the address is malformed, and what passes for the host may be a secret.
+    if not host or "@" in rest[len(parts.netloc) :]:
+        return f"{scheme}://..."
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}" if port is None else f"{scheme}://{host}:{port}"
