@@ -11,7 +11,8 @@ from templar_pl.errors import ChainError
 from templar_pl.units import Block
 
 FINAL_BLOCKS = 8
-"""Blocks that must follow one whose time is kept: those before may still be replaced by others of their number."""
+"""Blocks that must follow one that is not asked for again: those before may still be replaced by others of their
+number. A chain of Bittensor is some 2 to 4 blocks from being final."""
 
 NUM_KEPT = 4096
 """Block times kept."""
@@ -24,7 +25,7 @@ STEP_S = 0.05
 
 
 class ChainTimes:
-    """Reads the times of blocks, and keeps those that cannot change any more."""
+    """Reads the times of blocks, and keeps them for when they cannot change any more or cannot be read."""
 
     def __init__(self, subtensor: Subtensor, clock: BlockClock, timeout_s: float) -> None:
         """Store the parts.
@@ -35,30 +36,25 @@ class ChainTimes:
             timeout_s: seconds in which the chain must answer.
         """
         self._subtensor, self._clock, self._timeout_s = subtensor, clock, timeout_s
-        self._kept: OrderedDict[Block, float] = OrderedDict()
-        self._anchor: tuple[Block, float] | None = None
+        self._known: OrderedDict[Block, float] = OrderedDict()
+        self._final: set[Block] = set()
 
     async def read(self, block: Block) -> float:
         """Return the UTC seconds of a block. Raises `ChainError` if there is none, or it does not answer in time."""
-        if block in self._kept:
-            return self._kept[block]
+        if block in self._final:
+            return self._known[block]
         asked = self._subtensor.client.timestamp(block)
         utc = (await self._subtensor.ask(asked, f"the time of block {block} is not known", self._timeout_s)).timestamp()
-        if self._anchor is None or block >= self._anchor[0]:
-            self._anchor = block, utc
-        if self._clock.block() - block >= FINAL_BLOCKS:
-            self._kept[block] = utc
-            if len(self._kept) > NUM_KEPT:
-                self._kept.popitem(last=False)
+        self._keep(block, utc)
         return utc
 
     async def read_or_reckon(self, block: Block) -> float:
         """Return the UTC seconds of a block, or when it should come if that cannot be known.
 
         A block that is due within `WAIT_BLOCKS` lengths is waited for as long again. One further ahead, one that does
-        not come, and one the chain does not answer about are reckoned from the newest block whose time is known: with
-        the length of a block for each one between. Other nodes may then judge by another time, apart by as much as the
-        chain is late.
+        not come, and one the chain does not answer about are reckoned from the nearest block whose time is known, by
+        the time between their heads as this node saw or expects them. Other nodes may then judge by another time, apart
+        by as much as the chain was late since.
 
         Raises:
             ChainError: no time of any block is known.
@@ -66,21 +62,32 @@ class ChainTimes:
         patience_s = WAIT_BLOCKS * self._clock.block_s
         if self._clock.seconds_until(block) <= patience_s:
             await self._wait_for(block, 2 * patience_s)
-            if not self._clock.is_lost and self._clock.block() >= block:
+            if block in self._final or (not self._clock.is_lost and self._newest() >= block):
                 try:
                     return await self.read(block)
                 except ChainError:
-                    if self._anchor is None:
+                    if not self._known:
                         raise
         return self._reckon(block)
 
     def _reckon(self, block: Block) -> float:
-        if self._anchor is None:
+        if not self._known:
             raise ChainError(f"the time of block {block} is not known: the chain has told the time of no block yet")
-        known, utc = self._anchor
-        return utc + (block - known) * self._clock.block_s
+        nearest = min(self._known, key=lambda known: (abs(known - block), known))
+        return self._known[nearest] + self._clock.seconds_until(block) - self._clock.seconds_until(nearest)
+
+    def _keep(self, block: Block, utc: float) -> None:
+        self._known[block] = utc
+        if self._newest() - block >= FINAL_BLOCKS:
+            self._final.add(block)
+        if len(self._known) > NUM_KEPT:
+            self._final.discard(self._known.popitem(last=False)[0])
 
     async def _wait_for(self, block: Block, patience_s: float) -> None:
         deadline = asyncio.get_running_loop().time() + patience_s
-        while self._clock.block() < block and not self._clock.is_lost and asyncio.get_running_loop().time() < deadline:
+        while self._newest() < block and not self._clock.is_lost and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(min(STEP_S, patience_s))
+
+    def _newest(self) -> Block:
+        """Return the newest head that was seen: what was counted on without heads is not made, and makes no final."""
+        return self._clock.newest() or Block(0)
