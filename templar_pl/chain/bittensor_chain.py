@@ -7,14 +7,14 @@ it was read last, and weights wait.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, TypeVar
 
-import bittensor as bt
-
-from templar_pl.chain.bittensor_config import BittensorConfig
+from templar_pl.chain.bittensor_config import BittensorConfig, without_secrets
 from templar_pl.chain.block_clock import BlockClock
-from templar_pl.chain.block_times import WAIT_BLOCKS, ChainTimes
+from templar_pl.chain.block_times import FINAL_BLOCKS, WAIT_BLOCKS, ChainTimes
+from templar_pl.chain.commitments import OwnCommitment, check_address
 from templar_pl.chain.head_listener import HeadListener
 from templar_pl.chain.hotkeys import HotkeySigner
 from templar_pl.chain.loop_thread import LoopThread
@@ -28,8 +28,11 @@ from templar_pl.units import Block, Uid, Window
 
 T = TypeVar("T")
 
-MAX_ADDRESS_BYTES = 128
-"""Bytes of a field of a commitment at most."""
+NETWORKS_ADDED = ("SubtensorModule", "NetworksAdded")
+"""Where the chain says which subnets there are."""
+
+SLACK_S = 1.0
+"""Seconds beside what a question to the chain takes at most: the one that says what went wrong should end first."""
 
 
 class Opened:
@@ -41,8 +44,11 @@ class Opened:
         self.times = ChainTimes(subtensor, clock, config.request_timeout_s)
         self.register = MetagraphRegister(subtensor, clock, config.request_timeout_s)
         self.heads = HeadListener(subtensor, clock)
+        self.commitment = OwnCommitment(
+            subtensor, signer, request_s=config.request_timeout_s, submit_s=config.submit_timeout_s
+        )
         self.weights = WeightSetter(
-            subtensor, signer, version_key=config.version_key, timeout_s=config.submit_timeout_s
+            subtensor, signer, clock, version_key=config.version_key, timeout_s=config.submit_timeout_s
         )
 
 
@@ -71,12 +77,15 @@ class BittensorChain:
         """
         if config.network is None:
             raise ConfigError("bittensor.network must name a network for a chain of Bittensor, got null")
-        self._network, self._netuid, self._config = config.network, netuid, config
+        self._address, self._netuid, self._config = config.network, netuid, config
+        self._network = without_secrets(config.network)
         self._hotkey, self._signer = signer.hotkey, SdkSigner(signer)
         self._register_command = register_command
         self._open_substrate = open_substrate or rpc_substrate(config.network)
         self._clock = clock or BlockClock()
-        self._loop = LoopThread("chain")
+        self._loop = LoopThread(f"the chain ({self._network})")
+        self._opening, self._state = threading.Lock(), threading.Lock()
+        self._subtensor: Subtensor | None = None
         self._opened: Opened | None = None
 
     @property
@@ -103,26 +112,29 @@ class BittensorChain:
         """Connect, and follow the chain in the background. Does nothing if open.
 
         Raises:
-            ChainError: the chain cannot be reached within `open_timeout_s`.
+            ChainError: the chain cannot be reached within `open_timeout_s`, or `close` was called meanwhile.
             ConfigError: there is no such subnet.
         """
-        if self._opened is not None:
-            return
-        self._loop.start()
-        try:
-            opened = self._loop.run(self._connect, self._config.open_timeout_s)
-        except BaseException:
-            self._loop.stop()
-            raise
-        self._opened = opened
-        self._loop.keep_running(opened.heads.run, "the listener to the chain")
-        self._loop.keep_running(opened.register.keep_fresh, "the reader of the register")
-        self._loop.keep_running(lambda: opened.weights.keep_trying(self._clock.block_s), "the setter of weights")
+        with self._opening:
+            if self._opened is not None:
+                return
+            self._loop.start()
+            try:
+                opened = self._loop.run(self._connect, self._config.open_timeout_s + SLACK_S)
+                with self._state:
+                    self._loop.keep_running(opened.heads.run, "the listener to the chain")
+                    self._loop.keep_running(opened.register.keep_fresh, "the reader of the register")
+                    self._loop.keep_running(opened.weights.keep_trying, "the setter of weights")
+                    self._opened = opened
+            except BaseException:
+                self._loop.stop(self._disconnect)
+                raise
 
     def close(self) -> None:
         """Let go of the connection and the thread. May be called twice, and the chain opened again."""
-        opened, self._opened = self._opened, None
-        self._loop.stop(opened.subtensor.close if opened is not None else None)
+        with self._state:
+            self._opened = None
+            self._loop.stop(self._disconnect)
 
     def window(self) -> Window:
         """Return the window of the newest block. Never waits and never runs backwards."""
@@ -148,7 +160,7 @@ class BittensorChain:
             ChainError: nothing is known of the time of any block.
         """
         end, opened = self._end(window), self._parts()
-        patience_s = 3 * WAIT_BLOCKS * self._clock.block_s + self._config.request_timeout_s
+        patience_s = 2 * WAIT_BLOCKS * self._clock.block_s + self._config.request_timeout_s + SLACK_S
         first = self._loop.run(lambda: opened.times.read_or_reckon(end), patience_s)
         return first, first + self._config.delta_s
 
@@ -179,15 +191,15 @@ class BittensorChain:
         """Publish where the own bucket is, if the chain does not say so already.
 
         Raises:
-            ConfigError: the address has more than 128 bytes.
+            ConfigError: the address does not have 1..128 bytes of printable text.
             ChainError: the own hotkey is not registered, or the chain refuses: it takes some 3100 bytes of
                 commitments a hotkey in an epoch of 360 blocks.
         """
-        data, opened = address.encode(), self._parts()
-        if len(data) > MAX_ADDRESS_BYTES:
-            raise ConfigError(f"an address may have {MAX_ADDRESS_BYTES} bytes on Bittensor, got {len(data)}")
+        opened, data = self._parts(), check_address(address)
+        # Five questions at most: uid, known address, two where the quota is used up, or the register behind another.
         self._loop.run(
-            lambda: self._commit(opened, data), self._config.submit_timeout_s + 3 * self._config.request_timeout_s
+            lambda: self._commit(opened, data),
+            self._config.submit_timeout_s + 5 * self._config.request_timeout_s + SLACK_S,
         )
 
     def peers(self, needed: Collection[Uid] = ()) -> dict[Uid, Peer]:
@@ -202,7 +214,8 @@ class BittensorChain:
 
     def seconds_to_next_register(self) -> float:
         """Return the seconds until who is registered now counts for windows to come."""
-        return self._clock.seconds_until(next_register_block(self.block())) + self._clock.block_s
+        counts = next_register_block(self.block()) + FINAL_BLOCKS
+        return self._clock.seconds_until(Block(counts))
 
     def snapshot(self) -> Snapshot:
         """Return the newest register that was read, with stakes and permits."""
@@ -212,14 +225,12 @@ class BittensorChain:
     def set_weights(self, weights: Mapping[Uid, float]) -> None:
         """See `Purse.set_weights`. What the chain refuses for now is tried again in the background, and logged."""
         shares, opened = shares_of(weights), self._parts()
-        known = self.peers(weights)
-        if unknown := sorted(set(weights) - set(known)):
+        known = self._ask(lambda: opened.register.newest(weights, self._hotkey))
+        if unknown := sorted(set(weights) - set(known.neurons)):
             raise ChainError(f"cannot set weights of uids {unknown}: they are not registered on this chain")
-        if self._ask(lambda: self._own_uid(opened)) is None:
+        if not known.has(self._hotkey):
             raise ChainError(self._not_registered())
-        self._loop.run(
-            lambda: opened.weights.set(shares), self._config.submit_timeout_s + self._config.request_timeout_s
-        )
+        self._loop.run(lambda: opened.weights.set(shares), self._config.submit_timeout_s + SLACK_S)
 
     def weights(self) -> dict[Uid, dict[Uid, float]]:
         """See `Purse.weights`; where a subnet has weights committed before they are revealed, those revealed."""
@@ -232,22 +243,28 @@ class BittensorChain:
         }
 
     async def _connect(self) -> Opened:
-        subtensor = Subtensor(self._network, self._netuid, self._open_substrate())
+        subtensor = self._subtensor = Subtensor(self._address, self._netuid, self._open_substrate())
         timeout_s = self._config.open_timeout_s
-        try:
-            await subtensor.connect(timeout_s)
-            self._clock.start(
-                await subtensor.ask(subtensor.client.block_time(), "cannot read the length of a block", timeout_s)
-            )
-            opened = Opened(subtensor, self._clock, self._signer, self._config)
-            head = Block(await subtensor.ask(subtensor.client.block(), "cannot read the head", timeout_s))
-            self._clock.see(head)
-            await opened.times.read(head)
-            await opened.register.newest()
-        except BaseException:
-            await subtensor.close()
-            raise
+        await subtensor.connect(timeout_s)
+        opened = Opened(subtensor, self._clock, self._signer, self._config)
+        await subtensor.ask(self._learn(opened), f"cannot open {self._network}", timeout_s)
         return opened
+
+    async def _learn(self, opened: Opened) -> None:
+        """Learn what is asked for without waiting later on. Raises `ConfigError` if there is no such subnet."""
+        client = opened.subtensor.client
+        if not await client.query(NETWORKS_ADDED, [self._netuid]):
+            raise ConfigError(f"{self._network} has no subnet {self._netuid}: give --netuid one that it has")
+        self._clock.start(await client.block_time())
+        head = Block(await client.block())
+        self._clock.see(head)
+        await opened.times.read(head)
+        await opened.register.newest()
+
+    async def _disconnect(self) -> None:
+        subtensor, self._subtensor = self._subtensor, None
+        if subtensor is not None:
+            await subtensor.close()
 
     async def _own_uid(self, opened: Opened) -> Uid | None:
         what = f"cannot read the uid of hotkey {self._hotkey}"
@@ -256,18 +273,9 @@ class BittensorChain:
         return None if uid is None else Uid(int(uid))
 
     async def _commit(self, opened: Opened, data: bytes) -> None:
-        subtensor, client = opened.subtensor, opened.subtensor.client
         if await self._own_uid(opened) is None:
             raise ChainError(self._not_registered())
-        asked = client.read("commitment", hotkey_ss58=self._hotkey, netuid=self._netuid)
-        known = await subtensor.ask(asked, "cannot read the own commitment", self._config.request_timeout_s)
-        if known is not None and known.data == data.decode():
-            return
-        call = bt.calls.Commitments.set_commitment(
-            netuid=self._netuid, info={"fields": [[{f"Raw{len(data)}": f"0x{data.hex()}"}]]}
-        )
-        submitted = client.submit_call(call, self._signer, signer="hotkey", wait_for_finalization=False)
-        await subtensor.ask(_success(submitted), "the address was not committed", self._config.submit_timeout_s)
+        await opened.commitment.publish(data)
         await opened.register.newest(anew=True)
 
     async def _weights(self, opened: Opened) -> dict[int, dict[int, float]]:
@@ -276,7 +284,7 @@ class BittensorChain:
 
     def _ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a question that bounds itself; twice the time, since it may stand behind another one."""
-        return self._loop.run(question, 2 * self._config.request_timeout_s)
+        return self._loop.run(question, 2 * self._config.request_timeout_s + SLACK_S)
 
     def _parts(self) -> Opened:
         if self._opened is None:
@@ -288,8 +296,3 @@ class BittensorChain:
 
     def _not_registered(self) -> str:
         return f"hotkey {self._hotkey} is not registered on subnet {self._netuid} of {self._network}"
-
-
-async def _success(submitted: Coroutine[Any, Any, bt.ExtrinsicResult]) -> None:
-    """Wait for something submitted to be in a block. Raises the package's `ChainError` if the chain refuses it."""
-    (await submitted).raise_for_failure()

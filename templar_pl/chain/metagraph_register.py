@@ -1,8 +1,9 @@
 """Who takes part in a subnet, read from its metagraph and the commitments of its hotkeys.
 
 What the register says of a window must be the same on all nodes, whenever each of them reads it. So it is read at a
-block that the window determines: the last multiple of `REGISTER_BLOCKS` before the window opens. Whoever registers, or
-moves to another bucket, counts from the next such block on.
+block that the window determines, and that cannot be replaced any more when the window opens: the last multiple of
+`REGISTER_BLOCKS` at least `FINAL_BLOCKS` before it. Whoever registers, or moves to another bucket, counts from the next
+such block on.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import bittensor as bt
 from bittensor_core import Keypair  # pyright: ignore[reportAttributeAccessIssue] - a compiled module
 
 from templar_pl.chain.block_clock import BlockClock
+from templar_pl.chain.block_times import FINAL_BLOCKS
+from templar_pl.chain.commitments import COMMITMENTS, address_of
 from templar_pl.chain.subtensor import Subtensor
 from templar_pl.errors import ChainError
 from templar_pl.protocol.peer import Peer
@@ -29,9 +32,6 @@ REGISTER_BLOCKS = 50
 
 NUM_KEPT = 8
 """Registers kept: those of the windows in work, and some of windows that are replayed."""
-
-LEAST_PAUSE_BLOCKS = 1
-"""Blocks between two readings at least, however often an unknown uid is asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,17 @@ class Snapshot:
         """Return the peers in uid order."""
         return {uid: neuron.peer for uid, neuron in self.neurons.items()}
 
+    def has(self, hotkey: Hotkey) -> bool:
+        """Return whether a hotkey is registered."""
+        return any(neuron.peer.hotkey == hotkey for neuron in self.neurons.values())
+
 
 class MetagraphRegister:
-    """Reads and keeps registers. Belongs to the event loop of its connection."""
+    """Reads and keeps registers. Belongs to the event loop of its connection.
+
+    Where something was read before and the chain does not answer, that is what counts, and at most once a head is the
+    chain asked again, so that nobody waits twice for the same silence.
+    """
 
     def __init__(self, subtensor: Subtensor, clock: BlockClock, timeout_s: float) -> None:
         """Store the parts.
@@ -72,75 +80,80 @@ class MetagraphRegister:
         """
         self._subtensor, self._clock, self._timeout_s = subtensor, clock, timeout_s
         self._newest: Snapshot | None = None
+        self._asked_at: Block | None = None
         self._pinned: OrderedDict[Block, Snapshot] = OrderedDict()
+        self._missing: OrderedDict[Block, Block] = (
+            OrderedDict()
+        )  # what could not be read, and at which head it was asked
         self._reading = asyncio.Lock()
         self._is_stale = False
 
     async def keep_fresh(self) -> None:
-        """Read the register of the windows to come as soon as its block is there, until cancelled."""
+        """Read the register of the windows to come as soon as its block is final, until cancelled."""
         while True:
-            due = next_register_block(self._clock.block())
-            try:
-                await self.newest()
-                await self.before(due)
-            except ChainError as error:
-                self._note_stale(error)
-            # A block after it is due, so that it is there; a lost connection is asked again each block.
-            wait_s = max(self._clock.seconds_until(due), 0.0) + self._clock.block_s
-            await asyncio.sleep(self._clock.block_s if self._is_stale else wait_s)
+            opens = Block(self._clock.block() + 1)
+            if not self._clock.is_lost:
+                try:
+                    await self.before(opens)
+                    await self.newest()
+                except ChainError as error:
+                    self._note_stale(error)
+            is_read = register_block(opens) in self._pinned
+            wait_s = self._clock.seconds_until(next_counting_block(opens)) if is_read else 0.0
+            await asyncio.sleep(max(wait_s, self._clock.block_s))
 
-    async def newest(self, needed: Collection[Uid] = (), *, anew: bool = False) -> Snapshot:
+    async def newest(
+        self, needed: Collection[Uid] = (), hotkey: Hotkey | None = None, *, anew: bool = False
+    ) -> Snapshot:
         """Return the newest register read; read it if it is older than `REGISTER_BLOCKS`, or lacks what is needed.
 
         Args:
             needed: uids it must have, with their addresses, if the chain knows them by now.
+            hotkey: that it must have, if the chain knows it by now.
             anew: whether to try to read it in any case.
 
         Raises:
             ChainError: none was ever read, and the chain does not answer.
         """
+        if not anew and (known := self._enough(needed, hotkey)) is not None:
+            return known
         async with self._reading:
-            known, now = self._newest, self._clock.block()
-            if known is not None and not anew:
-                lacks = any(uid not in known.neurons or not known.neurons[uid].peer.address for uid in needed)
-                pause = LEAST_PAUSE_BLOCKS if lacks else REGISTER_BLOCKS
-                if now - known.block < pause:
-                    return known
+            # Whoever waited here may find that another has read it, or tried to.
+            if not anew and (known := self._enough(needed, hotkey)) is not None:
+                return known
             try:
                 self._newest = await self._read(None)
             except ChainError as error:
-                if known is None:
+                if self._newest is None:
                     raise
                 self._note_stale(error)
-                return known
-            self._note_fresh()
+            else:
+                self._note_fresh()
+            self._asked_at = self._clock.newest()
             return self._newest
 
     async def before(self, block: Block) -> Snapshot:
         """Return the register that counts where a window opens with `block`.
 
         If the chain does not answer, or has forgotten its past, the newest register there is takes its place, with a
-        warning: other nodes may then count others.
+        warning: other nodes may then count others. So it does for a window whose register is not made yet.
 
         Raises:
             ChainError: none was ever read, and the chain does not answer.
         """
         at = register_block(block)
+        if (known := self._pinned_or_missing(at)) is not None:
+            return known
         async with self._reading:
-            if at in self._pinned:
-                return self._pinned[at]
+            if (known := self._pinned_or_missing(at)) is not None:
+                return known
             try:
                 snapshot = await self._read(at)
             except ChainError as error:
                 if self._newest is None:
                     raise
-                log.warning(
-                    "the register of block %d cannot be read, that of block %d counts: %s",
-                    at,
-                    self._newest.block,
-                    error,
-                )
-                return self._newest
+                return self._instead_of(at, str(error))
+            self._missing.pop(at, None)
             self._pinned[at] = snapshot
             if len(self._pinned) > NUM_KEPT:
                 self._pinned.popitem(last=False)
@@ -148,17 +161,57 @@ class MetagraphRegister:
                 self._newest = snapshot
             return snapshot
 
-    async def _read(self, at: Block | None) -> Snapshot:
-        what = f"cannot read the register of subnet {self._subtensor.netuid}"
-        metagraph = await self._subtensor.ask(self._metagraph(at), what, self._timeout_s)
-        if metagraph is None:
-            raise ChainError(f"{self._subtensor.network} has no subnet {self._subtensor.netuid}")
-        neurons = {Uid(neuron.uid): _neuron(neuron) for neuron in metagraph.neurons}
-        return Snapshot(Block(metagraph.block if at is None else at), neurons)
+    def _enough(self, needed: Collection[Uid], hotkey: Hotkey | None) -> Snapshot | None:
+        """Return the newest register read, or None if it should be read again."""
+        known, head = self._newest, self._clock.newest()
+        if known is None or head is None:
+            return None
+        if self._clock.is_lost or head == self._asked_at:
+            return known
+        lacks = any(uid not in known.neurons or not known.neurons[uid].peer.address for uid in needed)
+        lacks = lacks or (hotkey is not None and not known.has(hotkey))
+        return None if lacks or head - known.block >= REGISTER_BLOCKS else known
 
-    async def _metagraph(self, at: Block | None) -> bt.Metagraph | None:
+    def _pinned_or_missing(self, at: Block) -> Snapshot | None:
+        """Return what counts for windows of a register; None if it is to be read."""
+        head = self._clock.newest()
+        if at in self._pinned or self._newest is None or head is None:
+            return self._pinned.get(at)
+        if at > head and not self._clock.is_lost:
+            return self._newest
+        if self._clock.is_lost:
+            return self._instead_of(at, "there is no connection")
+        return self._newest if self._missing.get(at) == head else None
+
+    def _instead_of(self, at: Block, reason: str) -> Snapshot:
+        assert self._newest is not None, "callers have looked"
+        if at not in self._missing:
+            log.warning(
+                "the register of block %d cannot be read, that of block %d counts: %s", at, self._newest.block, reason
+            )
+        if (head := self._clock.newest()) is not None:
+            self._missing[at] = head
+        if len(self._missing) > NUM_KEPT:
+            self._missing.popitem(last=False)
+        return self._newest
+
+    async def _read(self, at: Block | None) -> Snapshot:
+        subtensor, when = self._subtensor, "" if at is None else f" at block {at}"
+        what = f"cannot read the register of subnet {subtensor.netuid} of {subtensor.network}{when}"
+        return await subtensor.ask(self._snapshot(at), what, self._timeout_s)
+
+    async def _snapshot(self, at: Block | None) -> Snapshot:
+        netuid = self._subtensor.netuid
         view = await self._subtensor.client.at(at)
-        return await view.subnets.metagraph(self._subtensor.netuid)
+        # Not the package's own list of commitments: one that was sealed and is then revealed as text like "0x!" makes
+        # it fail as a whole, so a single hotkey could hide all others.
+        metagraph, commitments = await asyncio.gather(
+            view.subnets.metagraph(netuid, commitments=False), view.query_map(COMMITMENTS, [netuid])
+        )
+        if metagraph is None:
+            raise ChainError(f"{self._subtensor.network} has no subnet {netuid}")
+        addresses = {str(hotkey): address_of(record) for hotkey, record in commitments}
+        return Snapshot(Block(view.block), {Uid(each.uid): _neuron(each, addresses) for each in metagraph.neurons})
 
     def _note_stale(self, error: ChainError) -> None:
         if not self._is_stale:
@@ -172,12 +225,12 @@ class MetagraphRegister:
 
 
 def register_block(opens: Block) -> Block:
-    """Return the block whose register counts for a window, the last multiple of `REGISTER_BLOCKS` before it opens.
+    """Return the block whose register counts for a window.
 
     Args:
         opens: first block of the window.
     """
-    return Block(max(0, opens - 1) // REGISTER_BLOCKS * REGISTER_BLOCKS)
+    return Block(max(0, opens - FINAL_BLOCKS) // REGISTER_BLOCKS * REGISTER_BLOCKS)
 
 
 def next_register_block(now: Block) -> Block:
@@ -185,13 +238,17 @@ def next_register_block(now: Block) -> Block:
     return Block((now // REGISTER_BLOCKS + 1) * REGISTER_BLOCKS)
 
 
-def _neuron(neuron: bt.MetagraphNeuron) -> Neuron:
-    commitment = neuron.commitment
+def next_counting_block(opens: Block) -> Block:
+    """Return the first block such that a window which opens with it goes by a later register than one with `opens`."""
+    return Block(register_block(opens) + REGISTER_BLOCKS + FINAL_BLOCKS)
+
+
+def _neuron(neuron: bt.MetagraphNeuron, addresses: Mapping[str, str]) -> Neuron:
     peer = Peer(
         uid=Uid(neuron.uid),
         hotkey=Hotkey(neuron.hotkey),
         public_key=Keypair(ss58_address=neuron.hotkey).public_key,
-        address=commitment.value or "" if commitment is not None else "",
+        address=addresses.get(neuron.hotkey, ""),
     )
     # .rao, since .tao refuses balances of a subnet's own token.
     return Neuron(peer, stake=neuron.total_stake.rao / 1e9, is_validator=neuron.validator_permit)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 
 import bittensor as bt
 
+from templar_pl.chain.block_clock import BlockClock
 from templar_pl.chain.subtensor import SdkSigner, Subtensor
 from templar_pl.errors import ChainError
 from templar_pl.units import Uid
@@ -24,65 +26,90 @@ FIRST_PAUSE_BLOCKS, LONGEST_PAUSE_BLOCKS = 2, 100
 """Blocks until weights that were refused are tried again: doubled each time."""
 
 
-class WeightSetter:
-    """Holds the newest weights until they are set. Belongs to the event loop of its connection."""
+class Order:
+    """Weights that are to be set."""
 
-    def __init__(self, subtensor: Subtensor, signer: SdkSigner, *, version_key: int | None, timeout_s: float) -> None:
+    def __init__(self, shares: Mapping[Uid, float]) -> None:
+        """Take shares that sum to 1; call it in the event loop."""
+        self.shares = shares
+        self.was_tried = asyncio.Event()
+        """Whether they were set, refused, replaced by newer ones, or must wait for the chain."""
+
+
+class WeightSetter:
+    """Holds the newest weights until they are set. Belongs to the event loop of its connection.
+
+    One task submits (`keep_trying`), so that whoever brings newer weights waits for nothing and loses nothing.
+    """
+
+    def __init__(
+        self, subtensor: Subtensor, signer: SdkSigner, clock: BlockClock, *, version_key: int | None, timeout_s: float
+    ) -> None:
         """Store the parts.
 
         Args:
             subtensor: an open connection.
             signer: hotkey of the validator.
+            clock: of blocks; says whether the chain can be reached.
             version_key: version the weights are of; None for the one the subnet asks for.
             timeout_s: seconds in which they must be in a block.
         """
-        self._subtensor, self._signer = subtensor, signer
+        self._subtensor, self._signer, self._clock = subtensor, signer, clock
         self._version_key, self._timeout_s = version_key, timeout_s
-        self._waiting: Mapping[Uid, float] | None = None
-        self._is_waiting = asyncio.Event()
-        self._submitting = asyncio.Lock()
+        self._order: Order | None = None
+        self._is_new = asyncio.Event()
 
     async def set(self, shares: Mapping[Uid, float]) -> None:
-        """Set weights, or keep them to be set later, in place of those that wait already.
+        """Have weights set, in place of those that wait already; returns when they were tried once.
 
         Args:
             shares: of each uid, which sum to 1.
         """
-        self._waiting = shares
-        if not await self._try():
-            self._is_waiting.set()
+        order = Order(shares)
+        if self._order is not None:
+            self._order.was_tried.set()
+        self._order = order
+        self._is_new.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                await order.was_tried.wait()
 
-    async def keep_trying(self, block_s: float) -> None:
-        """Try what waits again with growing pauses, until cancelled.
-
-        Args:
-            block_s: seconds a block takes.
-        """
+    async def keep_trying(self) -> None:
+        """Set what is ordered; try what was refused again with growing pauses. Until cancelled."""
         pause = FIRST_PAUSE_BLOCKS
         while True:
-            await self._is_waiting.wait()
-            await asyncio.sleep(pause * block_s)
-            if await self._try():
-                self._is_waiting.clear()
+            self._is_new.clear()
+            order = self._order
+            if order is None:
+                await self._is_new.wait()
                 pause = FIRST_PAUSE_BLOCKS
-            else:
+                continue
+            is_set = not self._clock.is_lost and await self._try(order, is_first=not order.was_tried.is_set())
+            if is_set and self._order is order:
+                self._order = None
+            order.was_tried.set()
+            if not is_set and await self._wait_for_new(1 if self._clock.is_lost else pause):
+                pause = FIRST_PAUSE_BLOCKS
+            elif not is_set:
                 pause = min(2 * pause, LONGEST_PAUSE_BLOCKS)
 
-    async def _try(self) -> bool:
-        """Set what waits; return whether nothing waits any more."""
-        async with self._submitting:
-            shares = self._waiting
-            if shares is None:
-                return True
-            try:
-                await self._subtensor.ask(self._submit(shares), "weights were not set", self._timeout_s)
-            except ChainError as error:
-                log.warning("%s; they are tried again", error)
-                return False
-            if self._waiting is shares:
-                self._waiting = None
-            log.info("weights of %d uid(s) are set", len(shares))
-            return self._waiting is None
+    async def _wait_for_new(self, blocks: int) -> bool:
+        """Wait for so many blocks, or until there are newer weights; return whether there are."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(blocks * self._clock.block_s):
+                await self._is_new.wait()
+        return self._is_new.is_set()
+
+    async def _try(self, order: Order, *, is_first: bool) -> bool:
+        """Set weights; return whether the chain took them."""
+        try:
+            await self._subtensor.ask(self._submit(order.shares), "weights were not set", self._timeout_s)
+        except ChainError as error:
+            # A warning for each order is enough: a subnet may refuse for an hour.
+            log.log(logging.WARNING if is_first else logging.DEBUG, "%s; they are tried again", error)
+            return False
+        log.info("weights of %d uid(s) are set", len(order.shares))
+        return True
 
     async def _submit(self, shares: Mapping[Uid, float]) -> None:
         client, netuid = self._subtensor.client, self._subtensor.netuid

@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 from templar_pl.chain.bittensor_chain import BittensorChain
 from templar_pl.chain.bittensor_config import BittensorConfig
+from templar_pl.chain.block_times import FINAL_BLOCKS
 from templar_pl.chain.chain import Chain
 from templar_pl.chain.hotkeys import HotkeySigner, load_or_create_hotkey
 from templar_pl.chain.local_chain import LocalChain
@@ -133,7 +134,7 @@ class BittensorWorld:
         self._mine(BLOCKS_PER_WINDOW)
 
     def spread(self) -> None:
-        self._mine(REGISTER_BLOCKS + BLOCKS_PER_WINDOW)
+        self._mine(REGISTER_BLOCKS + FINAL_BLOCKS + BLOCKS_PER_WINDOW)
 
     def open_uploads(self) -> Window:
         raise NotImplementedError("this chain keeps no record of windows")
