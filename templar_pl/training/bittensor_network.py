@@ -18,7 +18,7 @@ from templar_pl.chain.bittensor_config import BittensorConfig
 from templar_pl.chain.metagraph_register import Neuron
 from templar_pl.chain.subtensor import OpenSubstrate
 from templar_pl.config import WindowConfig
-from templar_pl.errors import ChainError, ConfigError, DocumentError, ObjectMissingError, StoreError
+from templar_pl.errors import ChainError, ConfigError, DocumentError, ObjectMissingError, StoreError, TransientError
 from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets, fetch_run_file, publish_run_file
 from templar_pl.protocol import RunFile
 from templar_pl.training.network import Connection, Outlook, refuse_late_uploads, refuse_short_gathers
@@ -179,6 +179,7 @@ class BittensorNetwork:
 
         Raises:
             ConfigError: nobody tells, or the leader's run has other settings.
+            StoreError: a bucket that may tell does not answer.
         """
         if self._config.start_window is not None:
             return Window(self._config.start_window)
@@ -186,13 +187,16 @@ class BittensorNetwork:
         for uid, neuron in self._leaders(chain):
             try:
                 told = fetch_run_file(buckets, neuron.peer, self._run, verify)
+            except TransientError:
+                raise  # it may well have one: an outage must not decide whose word counts
             except (DocumentError, StoreError) as error:
                 missing.append(f"uid {uid}: {'has none' if isinstance(error, ObjectMissingError) else error}")
                 continue
             expected = self._run_file(digest, window, told.start_window)
             if (told.digest, told.netuid, told.blocks_per_window) != (digest, self._netuid, window.blocks_per_window):
                 raise ConfigError(
-                    f"the run file of uid {uid} is of a run with other settings: {told}, this node has {expected}. "
+                    f"the run file of uid {uid} is of a run with other settings: {_words(told)}; this node has "
+                    f"{_words(expected)}. "
                     "Use the numbers of the run, or another --store.run"
                 )
             log.info("uid %d says that the run began with window %d", uid, told.start_window)
@@ -219,3 +223,9 @@ class BittensorNetwork:
         if uid not in chain.candidates(Window(chain.window() + 1)):
             minutes = chain.seconds_to_next_register() / 60
             log.info("uid %d is new: its payloads count in %.1f min, when all nodes know of it", uid, minutes)
+
+
+def _words(run_file: RunFile) -> str:
+    return (
+        f"digest {run_file.digest.hex()[:16]}, subnet {run_file.netuid}, {run_file.blocks_per_window} blocks a window"
+    )

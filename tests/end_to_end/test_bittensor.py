@@ -56,21 +56,30 @@ def subnet(folder: Path) -> Iterator[Subnet]:
         yield Subnet(folder, address, server)
 
 
-def test_two_miners_find_each_other_by_their_commitments_and_train_alike(tmp_path: Path) -> None:
+def test_two_miners_find_each_other_by_their_commitments_and_train_alike_even_without_the_chain_for_a_while(
+    tmp_path: Path,
+) -> None:
     with subnet(tmp_path) as world:
         leader = world.register(world.new_wallet("alice"), stake=1000.0, validator_permit=True)
         world.register(world.new_wallet("bob", password=PASSWORD))
-        first = world.start("alice", "--trainer.max_epochs=12", "--bittensor.start_window=70")
+        first = world.start("alice", "--trainer.max_epochs=18", "--bittensor.start_window=70")
         first.wait_for("the run begins with window 70")
-        second = world.start("bob", "--trainer.max_epochs=12", TEMPLAR_HOTKEY_PASSWORD=PASSWORD)
+        second = world.start("bob", "--trainer.max_epochs=18", TEMPLAR_HOTKEY_PASSWORD=PASSWORD)
+        first.wait_for("window 74:")
+        world.chain.tell("cut")
+        first.wait_for("window 79:")
+        world.chain.tell("mend")
         first.succeed()
         second.succeed()
         left_open = world.chain.tell("num_open")
 
     alice, bob = first.checkpoint(), second.checkpoint()
-    assert alice["epoch"] == bob["epoch"] == 12
+    assert alice["epoch"] == bob["epoch"] == 18
     assert not differing(alice["state_dict"], bob["state_dict"])
     assert f"uid {leader} says that the run began with window 70" in second.text()
     assert "peers 2/2" in first.text()
     assert "peers 2/2" in second.text()
+    for node in (first, second):
+        assert node.text().count("are counted by time until it is back") == 1
+        assert node.text().count("the chain is back at block") == 1
     assert left_open == 0
