@@ -23,7 +23,7 @@ import pytest
 from bittensor_core import CRYPTO_ED25519, get_password_from_environment  # pyright: ignore[reportAttributeAccessIssue]
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from templar_pl.chain import HotkeySigner, verify
@@ -317,6 +317,7 @@ def test_a_coldkey_whose_address_cannot_be_read_is_a_line_in_the_log(
     assert "its address is not known" in caplog.text
 
 
+@example("w", "h", "longer than the name of its variable: " * 9)
 @given(NAMES, NAMES, st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
 def test_a_password_that_the_bittensor_package_would_find_is_found(name: str, hotkey: str, password: str) -> None:
     path = hotkey_path(WalletConfig(name=name, hotkey=hotkey, path="/home/x/.bittensor/wallets"))
