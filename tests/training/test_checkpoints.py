@@ -12,9 +12,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from templar_pl import LocalNetwork, TemplarStrategy, WindowCheckpoint
-from templar_pl.config import CompressionConfig
+from templar_pl.config import CompressionConfig, WindowConfig
 from templar_pl.errors import ConfigError
+from templar_pl.training import Connection
 from templar_pl.training.checkpoint_io import AtomicCheckpointIO
+from templar_pl.units import Window
 from tests.training.local import ConvClassifier, local_strategy, quiet_trainer, stripes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available")
@@ -159,6 +161,18 @@ def test_a_checkpoint_of_another_compression_setting_is_refused(trained: Path, n
 
     with pytest.raises(ConfigError, match="belongs to a run with other settings"):
         fit(trained, 4, compression=other)
+
+
+def test_a_checkpoint_of_a_run_that_began_with_another_window_is_refused(trained: Path) -> None:
+    class LaterNetwork(LocalNetwork):
+        def open(self, digest: bytes, window: WindowConfig) -> Connection:
+            return replace(super().open(digest, window), start_window=Window(1))
+
+    strategy = TemplarStrategy(LaterNetwork(root=str(trained)), compression=SETTINGS)
+    checkpoint = max((trained / "checkpoints").glob("window-*.ckpt"))
+
+    with pytest.raises(ConfigError, match="began with window 0, this one began with window 1"):
+        quiet_trainer(strategy, 4).fit(ConvClassifier(), stripes(64, 16), ckpt_path=checkpoint, weights_only=True)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
