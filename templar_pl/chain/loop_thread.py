@@ -60,7 +60,8 @@ class LoopThread:
             ChainError: the loop does not run, or the time is over.
         """
         with self._lock:
-            future = asyncio.run_coroutine_threadsafe(work(), self._running())
+            loop = self._running()
+            future = asyncio.run_coroutine_threadsafe(work(), loop)
         try:
             return future.result(timeout_s)
         except concurrent.futures.CancelledError as error:
@@ -81,7 +82,8 @@ class LoopThread:
             ChainError: the loop does not run.
         """
         with self._lock:
-            asyncio.run_coroutine_threadsafe(_supervise(work, what), self._running())
+            loop = self._running()
+            asyncio.run_coroutine_threadsafe(_supervise(work, what), loop)
 
     def stop(self, finish: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Cancel everything, let go of what `finish` closes, and end the thread. Does nothing if it does not run.
