@@ -59,17 +59,19 @@ class LoopThread:
         Raises:
             ChainError: the loop does not run, or the time is over.
         """
-        with self._lock:
-            loop = self._running()
-            future = asyncio.run_coroutine_threadsafe(work(), loop)
+        future: concurrent.futures.Future[T] | None = None
         try:
+            with self._lock:
+                loop = self._running()
+                future = asyncio.run_coroutine_threadsafe(work(), loop)
             return future.result(timeout_s)
         except concurrent.futures.CancelledError as error:
             raise ChainError(f"{self._name} was closed while a thread waited for it") from error
         except concurrent.futures.TimeoutError as error:
             raise ChainError(f"{self._name} did not answer within {timeout_s:g} s") from error
         finally:
-            future.cancel()
+            if future is not None:  # Ctrl-C may come at any moment
+                future.cancel()
 
     def keep_running(self, work: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         """Run a coroutine in the background until `stop`; when it ends or fails it is started again.

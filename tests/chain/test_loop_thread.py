@@ -114,6 +114,7 @@ def test_ctrl_c_in_the_thread_that_waits_cancels_the_work(loop: LoopThread) -> N
 
     def interrupt() -> None:
         work.began.wait(SOON_S)
+        time.sleep(0.1)  # until the main thread waits for the answer
         signal.pthread_kill(main, signal.SIGINT)
 
     interrupting = threading.Thread(target=interrupt)
