@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.halves import transform_down
 from templar_pl.compression.precision import full_precision
 
 
@@ -81,16 +83,13 @@ def paste_(tensor: Tensor, chunks: Tensor, grid: ChunkGrid) -> None:
 
 
 _CHUNKS_AT_ONCE = 48
-"""Chunks that are transformed together: 0.75 MiB, so that what one product writes the next reads from the cache."""
-
-_WIDE = 8
-"""Chunks side by side from which on it is faster to transform a row of them in place than to copy chunks together."""
+"""Chunks that are transformed together on a CPU: so that what one product writes the next reads from the cache."""
 
 
 def fold_dct_(
     coefficients: Tensor, tensor: Tensor, grid: ChunkGrid, *, decay: float, lr: float, room: Tensor | None = None
 ) -> None:
-    """Set coefficients to decay * coefficients + lr * DCT(tensor), in fp32, without a copy of the whole.
+    """Set coefficients to decay * coefficients + lr * DCT(tensor), in fp32; on a CPU without a copy of the whole.
 
     Args:
         coefficients: (N, K) fp32, contiguous.
@@ -101,64 +100,35 @@ def fold_dct_(
         room: fp32, at least twice as many elements as the coefficients, to work in: fresh memory costs as much as a
             product.
     """
-    if grid.is_vector:
+    if grid.is_vector or coefficients.device.type != "cpu":
         coefficients.mul_(decay).add_(dct_chunks(tensor, grid), alpha=lr)
         return
     matrix, across = tensor.detach().reshape(grid.rows, grid.columns), grid.chunk_columns
-    chunks = coefficients.view(-1, grid.height, grid.width)
+    chunks = coefficients.view(grid.chunk_rows, across, grid.height, grid.width)
     at_once = max(1, _CHUNKS_AT_ONCE // max(1, across))  # rows of chunks
     if room is None:
-        room = coefficients.new_empty(2 * min(at_once, grid.chunk_rows) * across * grid.chunk_numel)
-    basis = dct_basis(grid.width, tensor.device).T
-    with full_precision(tensor.device):
-        for first in range(0, grid.chunk_rows, at_once):
-            rows = matrix[first * grid.height : (first + at_once) * grid.height]
-            block = chunks[first * across : (first + at_once) * across]
-            for tiles, part in _down(rows, grid, room.view(-1)[: 2 * block.numel()].view(2, -1)):
-                block[part].baddbmm_(tiles, basis.expand(len(tiles), -1, -1), beta=decay, alpha=lr)
+        room = coefficients.new_empty(2 * chunks[:at_once].numel())
+    down, basis = (dct_basis(side, tensor.device) for side in (grid.height, grid.width))
+    weighted = (basis * lr).T.contiguous().numpy()
+    for first in range(0, grid.chunk_rows, at_once):
+        block, bands = chunks[first : first + at_once], _bands(matrix, grid, slice(first, first + at_once))
+        halfway, whole = room.view(-1)[: 2 * block.numel()].view(2, *block.shape)
+        transform_down(bands, down.numpy(), whole.numpy(), out=halfway.numpy().reshape(len(bands), -1, *block.shape[2:]))
+        np.matmul(halfway.numpy(), weighted, out=whole.numpy())
+        torch.add(whole, block, alpha=decay, out=block)
 
 
-def _down(rows: Tensor, grid: ChunkGrid, room: Tensor) -> Iterator[tuple[Tensor, slice]]:
-    """Transform rows of chunks, (R, C), along their columns.
+def _bands(matrix: Tensor, grid: ChunkGrid, rows: slice) -> NDArray[np.float32]:
+    """Return rows of chunks of a parameter, (R, C), as bands of chunks side by side.
 
-    Args:
-        rows: of the parameter that the grid is of.
-        grid: how the parameter is cut.
-        room: (2, as many elements as the chunks have).
-
-    Yields:
-        (n, A, B) of some chunks, and which these are; they need not be contiguous.
+    Returns:
+        (rows, A, chunk_columns * B) that share memory with the matrix; or (chunks, A, B), where something is padded or
+        has another dtype.
     """
-    basis = dct_basis(grid.height, rows.device)
-    is_whole = rows.shape[1] % grid.width == 0 and rows.shape[0] % grid.height == 0 and grid.height % 2 == 0
-    if rows.dtype == torch.float32 and is_whole and rows.is_contiguous() and grid.chunk_columns >= _WIDE:
-        bands = room[0].view(-1, grid.height, rows.shape[1])
-        _halves_down(rows.view(bands.shape), basis, room[1], out=bands)
-        for number, band in enumerate(bands):
-            tiles = band.view(grid.height, grid.chunk_columns, grid.width).transpose(0, 1)
-            yield tiles, slice(number * grid.chunk_columns, (number + 1) * grid.chunk_columns)
-        return
-    chunks = to_chunks(rows, replace(grid, shape=tuple(rows.shape)))
-    out = room[0].view(chunks.shape)
-    torch.bmm(basis.expand(len(chunks), -1, -1), chunks, out=out)
-    yield out, slice(None)
-
-
-def _halves_down(bands: Tensor, basis: Tensor, room: Tensor, *, out: Tensor) -> None:
-    """Set out to the columns' transform of bands, both (n, A, C) with even A; room has as many elements as each.
-
-    Even rows of a basis are symmetric and odd ones antisymmetric: B[k][A - 1 - x] = (-1)**k B[k][x]. So even rows need
-    only the sum of both halves, odd ones only their difference, which takes half of the arithmetic.
-    """
-    count, height, columns = bands.shape
-    upper, reverse = bands[:, : height // 2], torch.arange(height - 1, height // 2 - 1, -1, device=bands.device)
-    sums, differences = room.view(2, count, height // 2, columns)
-    torch.index_select(bands, 1, reverse, out=differences)
-    torch.add(upper, differences, out=sums)
-    torch.sub(upper, differences, out=differences)
-    for parity, folded in enumerate((sums, differences)):
-        half = basis[parity::2, : height // 2].expand(count, -1, -1)
-        torch.bmm(half, folded, out=out[:, parity::2])
+    part = matrix[rows.start * grid.height : rows.stop * grid.height]
+    if part.dtype == torch.float32 and part.shape[1] % grid.width == 0 and part.shape[0] % grid.height == 0:
+        return part.numpy().reshape(-1, grid.height, grid.columns)
+    return to_chunks(part, replace(grid, shape=tuple(part.shape))).numpy()
 
 
 def dct_chunks(tensor: Tensor, grid: ChunkGrid) -> Tensor:

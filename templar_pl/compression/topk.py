@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 CHUNKS_AT_ONCE = 256
@@ -55,36 +56,108 @@ def keep_largest(coefficients: Tensor, topk: int, *, room: Tensor | None = None)
     chunk_numel = coefficients.shape[-1]
     if not 1 <= topk <= chunk_numel:
         raise ValueError(f"topk must be in 1..{chunk_numel}, got {topk}")
-    if 0 < len(coefficients) <= CHUNKS_AT_ONCE:
-        return _keep(coefficients, topk, room)
-    blocks = [_keep(block, topk, room) for block in coefficients.split(CHUNKS_AT_ONCE)] if len(coefficients) else []
-    indices = coefficients.new_empty(0, topk, dtype=torch.int16)
-    counts = coefficients.new_empty(0, dtype=torch.int16)
-    return Kept(torch.cat([indices, *(b.indices for b in blocks)]), torch.cat([counts, *(b.counts for b in blocks)]))
+    is_simple = coefficients.device.type != "cpu" or coefficients.element_size() < 4  # numpy has no bfloat16
+    keep = _keep_by_torch if is_simple else _keep_by_numpy
+    blocks = [keep(_magnitudes(block, room), topk) for block in coefficients.split(CHUNKS_AT_ONCE)]
+    if len(blocks) == 1:
+        return blocks[0]
+    return Kept(torch.cat([block.indices for block in blocks]), torch.cat([block.counts for block in blocks]))
 
 
-def _keep(coefficients: Tensor, topk: int, room: Tensor | None) -> Kept:
-    """Do what `keep_largest` does for chunks few enough that their magnitudes stay in the cache."""
-    num_chunks, chunk_numel = coefficients.shape
+def _magnitudes(coefficients: Tensor, room: Tensor | None) -> Tensor:
+    """Return magnitudes of at least 32 bits, contiguous, in the room if they fit in."""
     if room is None or coefficients.element_size() != room.element_size():
         magnitudes = coefficients.abs().contiguous()
-    else:
-        magnitudes = torch.abs(coefficients, out=room.view(-1)[: coefficients.numel()].view_as(coefficients))
-    if magnitudes.element_size() < 4:
-        magnitudes = magnitudes.float()
-    indices, is_undecided = _largest(magnitudes, topk)
-    if indices.shape[-1] == topk:  # every chunk has as many, and no two of them compete
-        return Kept(indices.to(torch.int16), indices.new_full((num_chunks,), topk, dtype=torch.int16))
-    indices = indices.sort(-1).values[:, :topk]
-    rows = true_places(is_undecided)
-    if len(rows):  # a stable sort, some 20 times slower
-        best = torch.sort(magnitudes[rows], dim=-1, descending=True, stable=True).indices[:, :topk]
-        indices[rows] = best.sort(-1).values
-    is_used = indices < chunk_numel
+        return magnitudes.float() if magnitudes.element_size() < 4 else magnitudes
+    return torch.abs(coefficients, out=room.view(-1)[: coefficients.numel()].view_as(coefficients))
+
+
+def _keep_by_torch(magnitudes: Tensor, topk: int) -> Kept:
+    """Keep the largest of (N, K) magnitudes, on any device; a stable sort keeps the lower index of equal ones."""
+    largest, places = (found[:, :topk] for found in torch.sort(magnitudes, dim=-1, descending=True, stable=True))
+    is_used = largest >= _LEAST
     counts = is_used.sum(-1)
-    last = indices.gather(-1, (counts - 1).clamp(min=0)[:, None])
-    filler = torch.where(counts[:, None] > 0, last, 0)
-    return Kept(torch.where(is_used, indices, filler).to(torch.int16), counts.to(torch.int16))
+    places = places.masked_fill(~is_used, magnitudes.shape[-1]).sort(-1).values
+    last = places.gather(-1, (counts - 1).clamp(min=0)[:, None]).masked_fill(counts[:, None] == 0, 0)
+    return Kept(torch.minimum(places, last).to(torch.int16), counts.to(torch.int16))
+
+
+def _keep_by_numpy(magnitudes: Tensor, topk: int) -> Kept:
+    """Keep the largest of (N, K) magnitudes of fp32 or fp64, on a CPU, many times faster than by a sort.
+
+    Chunks are sorted in which too many places pass the first stage of the search, or more are as large as the smallest
+    one kept than fit in.
+    """
+    values, (num_chunks, chunk_numel) = magnitudes.numpy(), magnitudes.shape
+    found, counts = _candidates(values, topk)  # (F,), (N,)
+    is_crowded = counts > _CROWD * topk
+    if is_crowded.any():
+        found, counts = found[~np.repeat(is_crowded, counts)], np.where(is_crowded, 0, counts)
+    candidates = np.take(values, found)
+    is_kept = candidates >= np.repeat(_least_kept(candidates, counts, topk), counts)
+    kept = found[is_kept] % chunk_numel
+    if len(kept) == num_chunks * topk == np.minimum(counts, topk).sum():  # as nearly always
+        full = np.full(num_chunks, topk, dtype=np.int16)
+        return Kept(torch.from_numpy(kept.reshape(-1, topk).astype(np.int16)), torch.from_numpy(full))
+    return _with_fillers(kept, np.repeat(np.arange(num_chunks), counts)[is_kept], is_crowded, magnitudes, topk)
+
+
+def _with_fillers(
+    kept: NDArray[np.int64], owners: NDArray[np.int64], is_crowded: NDArray[np.bool_], magnitudes: Tensor, topk: int
+) -> Kept:
+    """Return (F,) places that are kept, chunk after chunk, and those of chunks that must be sorted.
+
+    Args:
+        kept: ascending in each chunk.
+        owners: (F,) ascending number of the chunk that each is in.
+        is_crowded: (N,) whether a chunk must be sorted; those of which more than `topk` places are kept are, too.
+        magnitudes: (N, K).
+        topk: T.
+    """
+    counts = np.bincount(owners, minlength=len(magnitudes))  # (N,)
+    is_sorted = is_crowded | (counts > topk)
+    kept, counts = kept[~is_sorted[owners]], np.where(is_sorted, 0, counts)
+    indices = np.zeros((len(magnitudes), topk), dtype=np.int16)
+    is_used = np.arange(topk) < counts[:, None]
+    indices[is_used] = kept
+    last = np.take_along_axis(indices, np.maximum(counts - 1, 0)[:, None], axis=1)
+    indices = torch.from_numpy(np.where(is_used, indices, last))
+    numbers, rows = torch.from_numpy(counts.astype(np.int16)), torch.from_numpy(np.flatnonzero(is_sorted))
+    if len(rows):
+        best = _keep_by_torch(magnitudes[rows], topk)
+        indices[rows], numbers[rows] = best.indices, best.counts
+    return Kept(indices, numbers)
+
+
+def _candidates(magnitudes: NDArray[np.floating], topk: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (F,) places in the flattened magnitudes, and (N,) how many there are of each chunk.
+
+    Of every chunk these are the topk largest that are not zero, those that are as large, and a few more. A lower bound
+    of the smallest magnitude kept is the topk-th largest maximum of groups, which few others reach: of a normal
+    distribution two or three at K = 4096 and T = 32. A group is every `K // GROUP`-th place, so that maxima are taken
+    side by side.
+    """
+    num_chunks, chunk_numel = magnitudes.shape
+    num_groups = chunk_numel // GROUP
+    if chunk_numel % GROUP or num_groups < 2 * topk:
+        maxima, num_groups = magnitudes.copy(), chunk_numel
+    else:  # torch takes half as long
+        maxima = torch.from_numpy(magnitudes).view(-1, GROUP, num_groups).amax(1).numpy()
+    maxima.partition(num_groups - topk, axis=1)
+    bounds = np.maximum(maxima[:, num_groups - topk], _LEAST)
+    found = np.flatnonzero(magnitudes >= bounds[:, None])
+    return found, np.diff(np.searchsorted(found, np.arange(num_chunks + 1) * chunk_numel))
+
+
+def _least_kept(
+    candidates: NDArray[np.floating], counts: NDArray[np.int64], topk: int
+) -> NDArray[np.floating]:
+    """Return (N,) the topk-th largest candidate of every chunk, (F,) in all; 0 if it has fewer."""
+    width = max(int(counts.max(initial=0)), topk)
+    table = np.zeros((len(counts), width), dtype=candidates.dtype)
+    table[np.arange(width) < counts[:, None]] = candidates
+    table.partition(width - topk, axis=1)
+    return table[:, width - topk]
 
 
 def true_places(mask: Tensor) -> Tensor:
@@ -92,61 +165,6 @@ def true_places(mask: Tensor) -> Tensor:
     if mask.device.type == "cpu":  # numpy does it six times faster than torch
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.flatten().nonzero()[:, 0]
-
-
-def _kth_largest(magnitudes: Tensor, k: int) -> Tensor:
-    """Return the k-th largest number of every row, (rows, 1)."""
-    if magnitudes.device.type == "cpu":  # numpy does it four times faster than torch
-        place = magnitudes.shape[-1] - k
-        return torch.from_numpy(np.partition(magnitudes.numpy(), place, axis=-1)[:, place : place + 1].copy())
-    return torch.topk(magnitudes, k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-
-
-def _largest(magnitudes: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """Return (N, T) int64 ascending places of the largest magnitudes if every chunk has so many and no two compete.
-
-    Else (N, more than T), in no order, with K in unused slots; and (N,) whether a chunk is undecided, because more
-    coefficients are as large as the smallest one kept than fit in, or because too many passed the first stage: its
-    places mean nothing.
-    """
-    num_chunks, chunk_numel = magnitudes.shape
-    found, firsts = _candidates(magnitudes, topk), torch.arange(num_chunks + 1, device=magnitudes.device) * chunk_numel
-    counts = torch.searchsorted(found, firsts).diff()  # (N,)
-    is_undecided = counts > _CROWD * topk
-    if is_undecided.any():
-        found = found[~is_undecided.repeat_interleave(counts)]
-        counts = counts.masked_fill(is_undecided, 0)
-    width = max(int(counts.max()), topk + 1)
-    is_filled = torch.arange(width, device=magnitudes.device) < counts[:, None]  # (N, W)
-    values = magnitudes.new_zeros(num_chunks, width)
-    values.masked_scatter_(is_filled, magnitudes.view(-1).index_select(0, found))
-    is_kept = (values >= _kth_largest(values, topk)) & is_filled
-    num_kept = is_kept.sum(-1)
-    is_undecided |= num_kept > topk
-    places = found.new_full((num_chunks, width), chunk_numel)
-    places.masked_scatter_(is_filled, found - firsts[:-1].repeat_interleave(counts, output_size=len(found)))
-    if (num_kept == topk).all():
-        return places[is_kept].view(num_chunks, topk), is_undecided
-    return places.masked_fill_(~is_kept, chunk_numel), is_undecided
-
-
-def _candidates(magnitudes: Tensor, topk: int) -> Tensor:
-    """Return (F,) places in the flattened magnitudes: of every chunk those of the topk largest that are not zero.
-
-    A lower bound of the smallest magnitude kept is the topk-th largest maximum of groups, which few others reach: of a
-    normal distribution two or three at K = 4096 and T = 32. A group is every `K // GROUP`-th place, so that maxima are
-    taken side by side.
-    """
-    chunk_numel = magnitudes.shape[-1]
-    num_groups = chunk_numel // GROUP
-    if chunk_numel % GROUP or num_groups < 2 * topk:
-        bounds = _kth_largest(magnitudes, topk)
-    else:
-        bounds = _kth_largest(magnitudes.view(-1, GROUP, num_groups).amax(1), topk)
-    bounds.clamp_(min=_LEAST)  # (N, 1)
-    if magnitudes.device.type == "cpu":  # numpy compares five times faster than torch
-        return true_places(torch.from_numpy(magnitudes.numpy() >= bounds.numpy()))
-    return true_places(magnitudes >= bounds)
 
 
 def used_slots(counts: Tensor, topk: int) -> Tensor:
