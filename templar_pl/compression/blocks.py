@@ -5,7 +5,7 @@ Shapes: N = chunks of a block; T = coefficients sent per chunk at most; K = coef
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,6 +86,23 @@ def blocks_of(grids: Mapping[str, ChunkGrid], names: Sequence[str], at_once: int
                 start, missing, pieces = start + at_once - missing, at_once, []
     if pieces:
         yield Block(tuple(pieces), slice(start, start + at_once - missing))
+
+
+BATCH = 2**22
+"""Coefficients of the chunks of a batch: of some 1024 chunks what is small, 32 values each, is worked on together, since
+numpy and torch take longer to begin than to do it for fewer."""
+
+
+def batches_of(blocks: Iterable[Block], at_once: int) -> Iterator[list[Block]]:
+    """Put blocks one behind the other together, to batches that end as soon as they have `at_once` chunks."""
+    batch: list[Block] = []
+    for block in blocks:
+        batch.append(block)
+        if block.chunks.stop - batch[0].chunks.start >= at_once:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _piece(name: str, number: int, grid: ChunkGrid, first: int, end: int) -> Piece:

@@ -8,7 +8,7 @@ Shapes: N = chunks of one parameter, K = coefficients per chunk, T = sent per ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,15 +84,18 @@ def compress_(momentum: Tensor, grid: ChunkGrid) -> Sent:
     return settle_(momentum, [take_(momentum, grid)], [grid.num_chunks])
 
 
-def take_(momentum: Tensor, grid: ChunkGrid, *, room: Tensor | None = None) -> Taken:
+def take_(
+    momentum: Tensor, grid: ChunkGrid, *, portions: Iterable[slice] | None = None, room: Tensor | None = None
+) -> Taken:
     """Take the largest coefficients out of some chunks, as if all of them were sent; `settle_` must follow.
 
     Args:
         momentum: (N, K) fp32; finite.
         grid: how many coefficients a chunk sends, in how many bits.
+        portions: of `keep_largest`.
         room: of `keep_largest`.
     """
-    kept = keep_largest(momentum, grid.topk, room=room)
+    kept = keep_largest(momentum, grid.topk, portions=portions, room=room)
     places = kept.indices.long()
     originals = momentum.gather(-1, places)
     scaled = scale(originals, kept, value_bits=grid.value_bits)

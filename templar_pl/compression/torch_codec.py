@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from templar_pl.compression.blocks import Block, blocks_of, elements_at_once
+from templar_pl.compression.blocks import BATCH, Block, batches_of, blocks_of, elements_at_once
 from templar_pl.compression.body import Body, Ready, SectionsInOrder, plan_body
 from templar_pl.compression.grid import ChunkGrid, as_grids
 from templar_pl.compression.momentum import Sent, Taken, accumulate_, restore_, settle_, take_
@@ -107,25 +107,47 @@ class TorchEngine:
         self, portion: Sequence[int], gradients: Mapping[str, Tensor | None] | None, lr: Mapping[str, float]
     ) -> dict[int, Sent]:
         """Send slabs by their places; deal their blocks out to threads."""
-        blocks = {s: list(self._blocks(self._slabs[s])) for s in portion}
-        work = [(s, b) for s, of_slab in blocks.items() for b in range(len(of_slab))]
+        batches = {s: self._batches(self._slabs[s]) for s in portion}
+        work = [(s, b) for s, of_slab in batches.items() for b in range(len(of_slab))]
         taken: dict[tuple[int, int], Taken] = {}
 
         def send(dealt: Iterator[tuple[int, int]]) -> None:
-            room = self._room([block for of_slab in blocks.values() for block in of_slab])
+            room = self._room([block for of_slab in batches.values() for batch in of_slab for block in batch])
             for s, b in dealt:
-                slab, block = self._slabs[s], blocks[s][b]
-                if gradients is not None:
-                    self._fold_(slab, block, gradients, lr, room)
-                taken[s, b] = take_(slab.momentum[block.chunks], self._grids[slab.names[0]], room=room)
+                taken[s, b] = self._take_(self._slabs[s], batches[s][b], gradients, lr, room)
 
         share_tensors(work, send, device=self._device)
         sent = {}
-        for s, of_slab in blocks.items():
+        for s, of_slab in batches.items():
             slab = self._slabs[s]
             nothing = take_(slab.momentum[:0], self._grids[slab.names[0]])
             sent[s] = settle_(slab.momentum, [taken[s, b] for b in range(len(of_slab))] or [nothing], slab.lengths)
         return sent
+
+    def _take_(
+        self,
+        slab: Slab,
+        batch: Sequence[Block],
+        gradients: Mapping[str, Tensor | None] | None,
+        lr: Mapping[str, float],
+        room: Tensor,
+    ) -> Taken:
+        """Add the gradients of blocks one behind the other, if there are any, and take the largest coefficients out."""
+        start = batch[0].chunks.start
+
+        def portions() -> Iterator[slice]:
+            for block in batch:
+                if gradients is not None:
+                    self._fold_(slab, block, gradients, lr, room)
+                yield slice(block.chunks.start - start, block.chunks.stop - start)
+
+        momentum = slab.momentum[start : batch[-1].chunks.stop]
+        return take_(momentum, self._grids[slab.names[0]], portions=portions(), room=room)
+
+    def _batches(self, slab: Slab) -> list[list[Block]]:
+        """Cut the blocks of a slab into batches; what is small is worked on together in each."""
+        at_once = max(1, min(BATCH, -(-slab.momentum.numel() // torch.get_num_threads())))
+        return list(batches_of(self._blocks(slab), max(1, at_once // slab.momentum.shape[1])))
 
     def _said_by_form(self) -> list[JoinedChunks]:
         """Return what was sent of the parameters of each form, which may lie in several slabs."""
