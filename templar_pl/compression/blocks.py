@@ -51,18 +51,19 @@ class Block:
         """N: chunks of all pieces."""
         return self.chunks.stop - self.chunks.start
 
-    @property
-    def owners(self) -> Tensor:
-        """(N,) int64 number of the parameter that each chunk belongs to."""
-        lengths = torch.tensor([piece.grid.num_chunks for piece in self.pieces])
-        return torch.tensor([piece.number for piece in self.pieces]).repeat_interleave(lengths)
-
     def paste_(self, values: Tensor, out: Mapping[str, Tensor]) -> None:
         """Write values, (N, K), into contiguous tensors of the parameters' shapes."""
         pieces = values.split([piece.grid.num_chunks for piece in self.pieces])
         for piece, chunks in zip(self.pieces, pieces, strict=True):
             whole = out[piece.name].view(-1, piece.grid.columns)
             paste_(whole[piece.rows], chunks.view(-1, piece.grid.height, piece.grid.width), piece.grid)
+
+
+def owners_of(blocks: Sequence[Block]) -> Tensor:
+    """Return (N,) int64 number of the parameter that each chunk of the blocks belongs to."""
+    pieces = [piece for block in blocks for piece in block.pieces]
+    lengths = torch.tensor([piece.grid.num_chunks for piece in pieces])
+    return torch.tensor([piece.number for piece in pieces]).repeat_interleave(lengths)
 
 
 def elements_at_once(device: torch.device) -> int:

@@ -93,23 +93,54 @@ def _shift_to_nearest(integers: Tensor, shifts: Tensor) -> Tensor:
     return (integers + ((1 << (shifts - 1)) - 1 + is_odd)) >> shifts
 
 
-def add_payloads_(room: Tensor, said: StackedChunks, scales: SharedScales, rule: Rule, grid: ChunkGrid) -> None:
+@dataclass(frozen=True, slots=True)
+class Summands:
+    """What P payloads send of N chunks, as integers."""
+
+    places: Tensor
+    """(N, P * T) int64, where `split_columns` puts them."""
+
+    values: Tensor
+    """(N, P * T) fp32 integers, at most 2**15 in magnitude; 0 for fillers."""
+
+    slots: Tensor | None
+    """(N, P * T) fp32: 1 for a coefficient, 0 for a filler; None if nothing is to be divided by their number."""
+
+    def part(self, chunks: slice) -> Summands:
+        """Return those of some of the chunks; nothing is copied."""
+        return Summands(self.places[chunks], self.values[chunks], None if self.slots is None else self.slots[chunks])
+
+
+def summands(said: StackedChunks, scales: SharedScales, rule: Rule, grid: ChunkGrid) -> Summands:
+    """Return what payloads send.
+
+    Args:
+        said: what P payloads, 1..MAX_PEERS, say.
+        scales: of these payloads.
+        rule: as in `add_payloads_`.
+        grid: the form of the chunks.
+    """
+    places = split_columns(said.indices, grid).to(torch.int64).flatten(1)
+    slots = torch.arange(said.indices.shape[-1], device=places.device) < said.counts[..., None]  # (N, P, T)
+    signs = slots.to(torch.float32) - 2 * (said.negative & slots).to(torch.float32)
+    is_mean = rule == "mean" and said.codes.shape[1] > 1
+    values = signs.mul_(scales.integers).flatten(1)
+    return Summands(places, values, slots.to(torch.float32).flatten(1) if is_mean else None)
+
+
+def add_payloads_(room: Tensor, sent: Summands) -> None:
     """Set room[0] to what payloads send, added coefficient by coefficient: integers of at most 2**24 in magnitude.
+
+    With rule `mean` a sum is divided by the number of payloads that sent the coefficient, halves to the even integer.
 
     Args:
         room: (2, N, K) fp32; room[1] is used. Coefficients are where `split_columns` puts them.
-        said: what P payloads, 1..MAX_PEERS, say.
-        scales: of these payloads.
-        rule: `sum`, or `mean` over the payloads that sent a coefficient, halves to the even integer.
-        grid: the form of the chunks.
+        sent: by P payloads, 1..MAX_PEERS.
     """
     sums, senders = room
-    places = split_columns(said.indices, grid).to(torch.int64).flatten(1)  # (N, P * T)
-    slots = (torch.arange(said.indices.shape[-1], device=room.device) < said.counts[..., None]).to(torch.float32)
-    signs = said.negative.to(torch.float32).mul_(-2).add_(1).mul_(slots)  # (N, P, T)
-    sums.zero_().scatter_add_(-1, places, signs.mul_(scales.integers).flatten(1))
-    if rule == "mean" and said.codes.shape[1] > 1:
-        senders.zero_().scatter_add_(-1, places, slots.flatten(1))
+    sums.zero_().scatter_add_(-1, sent.places, sent.values)
+    if sent.slots is not None:
+        senders.zero_().scatter_add_(-1, sent.places, sent.slots)
         # One rounding in the division and one to the integer make the rounding of the exact quotient: a quotient
         # that is no half-integer is at least 1 / (2 * senders) away from one, and at most 2**15 large, where
         # fp32 errs by at most 2**-10; for 512 senders the division is exact.
@@ -148,7 +179,7 @@ def combine(
         weights = weigh(joined, equalise=equalise, device=device)
         said = stack(joined, slice(None), device)
         scales = shared_scales(said, weights, torch.zeros(grid.num_chunks, dtype=torch.int64, device=device))
-        add_payloads_(room[:2], said, scales, rule, grid)
+        add_payloads_(room[:2], summands(said, scales, rule, grid))
         eighths = scales.eighths
     shifts = inverse_dct_(room, grid, dtype=dtype)
     return ExactUpdate(room[0].view(-1, grid.height, grid.width), eighths + 8 * shifts, unit_of(grid))

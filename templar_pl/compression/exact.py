@@ -16,6 +16,7 @@ from torch import Tensor
 
 from templar_pl.compression.dct import from_chunks
 from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.halves import transform_down_back, transform_rows_back
 from templar_pl.compression.precision import full_precision
 from templar_pl.compression.tables import BASIS_ONE, integer_basis
 from templar_pl.config import MAX_CHUNK_SIZE
@@ -79,6 +80,8 @@ def _is_split(grid: ChunkGrid) -> bool:
 def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Transform the integer coefficients room[0] back in place, in integers; without a transform they are the result.
 
+    No result is a negative zero: where one would come out hangs on the order of a sum.
+
     Args:
         room: (ROOM, N, K) fp32; room[0] integers of at most 2**24 in magnitude, in the order of `split_columns`; the
             rest is used; each contiguous.
@@ -89,62 +92,36 @@ def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.fl
         (N,) int32 exponents of the powers of two that chunks were divided by.
     """
     if grid.transform == "none":
+        room[0].add_(0.0)
         return torch.zeros(room.shape[1], dtype=torch.int32, device=room.device)
-    values, across = (part.view(-1, grid.height, grid.width) for part in room[:2])
+    values, across, other = (part.view(-1, grid.height, grid.width) for part in room)
     with full_precision(room.device):
         shifts = rescale_(values, OPERAND_LIMIT)
-        basis = integer_basis(grid.width, room.device, dtype)
-        _transform_across(values.view(-1, grid.width), basis, room[2], grid, out=across.view(-1, grid.width))
+        _transform_across(values, integer_basis(grid.width, room.device, dtype), other, grid, out=across)
         if grid.is_vector:
-            values.copy_(across)
+            torch.add(across, 0.0, out=values)
         else:
             shifts += rescale_(across, OPERAND_LIMIT)
-            _transform_down(across, integer_basis(grid.height, room.device, dtype), room[2], out=values)
+            _transform_down(across, integer_basis(grid.height, room.device, dtype), other, out=values)
     return shifts
 
 
-def _product(left: Tensor, right: Tensor, *, out: Tensor) -> None:
-    """Multiply (..., M, L) and (..., L, J) in the dtype of the basis among them, to fp32."""
-    dtype = torch.promote_types(left.dtype, right.dtype)
-    if dtype == out.dtype:
-        torch.matmul(left, right, out=out)
-    else:
-        out.copy_(left.to(dtype) @ right.to(dtype))
-
-
 def _transform_across(operands: Tensor, basis: Tensor, room: Tensor, grid: ChunkGrid, *, out: Tensor) -> None:
-    """Set out, (M, B), to the rows' transform of operands, (M, B); room has as many elements.
-
-    Even rows of a basis are symmetric and odd ones antisymmetric: B[k][B - 1 - x] = (-1)**k B[k][x]. So one half is the
-    sum and the other the difference of what even and odd columns make, and both take half of the arithmetic.
-    """
+    """Set out to the rows' transform of operands, (N, A, B) each, as is the room."""
     if not _is_split(grid):
-        _product(operands, basis, out=out)
-        return
-    half = grid.width // 2
-    even, odd = room.view(2, -1, half)
-    for parity, part in enumerate((even, odd)):
-        _product(operands[:, parity * half : (parity + 1) * half], basis[parity::2, :half], out=part)
-    torch.add(even, odd, out=out[:, :half])
-    out[:, half:] = even.sub_(odd).flip(1)
+        out.copy_(operands.to(basis.dtype) @ basis)
+    elif out.device.type == "cpu" and basis.dtype == out.dtype:
+        transform_rows_back(operands, basis.numpy(), room, out=out)
+    else:
+        out.copy_(operands.to(basis.dtype) @ torch.cat((basis[0::2], basis[1::2])))
 
 
 def _transform_down(operands: Tensor, basis: Tensor, room: Tensor, *, out: Tensor) -> None:
-    """Set out, (N, A, B), to the columns' transform of operands, (N, A, B); room has as many elements.
-
-    As in `_transform_across`, but that rows of both parities are apart already.
-    """
-    num_chunks, height, width = operands.shape
-    if height % 2:
-        _product(basis.T.expand(num_chunks, -1, -1), operands, out=out)
-        return
-    half = height // 2
-    even, odd = room.view(2, num_chunks, half, width)
-    for parity, part in enumerate((even, odd)):
-        _product(basis[parity::2, :half].T.expand(num_chunks, -1, -1), operands[:, parity::2], out=part)
-    torch.add(even, odd, out=out[:, :half])
-    reverse = torch.arange(half - 1, -1, -1, device=out.device)
-    torch.index_select(even.sub_(odd), 1, reverse, out=out[:, half:])  # three times faster than a flip
+    """Set out to the columns' transform of operands, (N, A, B) each, as is the room."""
+    if out.device.type == "cpu" and basis.dtype == out.dtype and operands.shape[1] % 2 == 0:
+        transform_down_back(operands, basis.numpy(), room, out=out)
+    else:
+        out.copy_(basis.T @ operands.to(basis.dtype)).add_(0.0)
 
 
 def unit_of(grid: ChunkGrid) -> float:

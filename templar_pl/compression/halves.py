@@ -14,7 +14,9 @@ Shapes: n = bands, c = chunks side by side in a band; A x B = one chunk.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[np.float32]
 
@@ -40,3 +42,40 @@ def transform_down(bands: Array, basis: Array, room: Array, *, out: Array) -> No
     chunks = folded.reshape(2, count, half, -1, width).swapaxes(2, 3)
     for parity in (0, 1):
         np.matmul(basis[parity::2, :half], chunks[parity], out=out[:, :, parity::2])
+
+
+def transform_rows_back(chunks: Tensor, basis: Array, room: Tensor, *, out: Tensor) -> None:
+    """Set out to each chunk @ basis.
+
+    Args:
+        chunks: (N, A, B) fp32 on a CPU; B even; those of even columns first.
+        basis: (B, B), row = frequency, as in `transform_down`.
+        room: as many elements.
+        out: (N, A, B).
+    """
+    half = chunks.shape[-1] // 2
+    even, odd = room.view(2, *chunks.shape[:2], half)
+    for parity, part in enumerate((even, odd)):
+        columns = chunks[..., parity * half : (parity + 1) * half]
+        np.matmul(columns.numpy(), basis[parity::2, :half], out=part.numpy())
+    torch.add(even, odd, out=out[..., :half])
+    out[..., half:] = even.sub_(odd).flip(-1)
+
+
+def transform_down_back(chunks: Tensor, basis: Array, room: Tensor, *, out: Tensor) -> None:
+    """Set out to the transposed basis @ each chunk, without negative zeros.
+
+    Args:
+        chunks: (N, A, B) fp32 on a CPU; A even.
+        basis: (A, A), row = frequency, as in `transform_down`.
+        room: as many elements.
+        out: (N, A, B).
+    """
+    half = chunks.shape[1] // 2
+    parts, values = room.view(2, len(chunks), half, -1), out.numpy()
+    for parity, part in enumerate(parts.numpy()):
+        np.matmul(basis[parity::2, :half].T, chunks[:, parity::2].numpy(), out=part)
+    parts[0].add_(0.0)  # a sum or a difference of which the first is no negative zero is none
+    even, odd = parts.numpy()
+    np.add(even, odd, out=values[:, :half])
+    np.subtract(even, odd, out=values[:, : half - 1 : -1])

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from templar_pl.compression.blocks import Block, blocks_of, elements_at_once
+from templar_pl.compression.blocks import BATCH, Block, batches_of, blocks_of, elements_at_once, owners_of
 from templar_pl.compression.body import Body
-from templar_pl.compression.combine import Rule, add_payloads_, shared_scales
+from templar_pl.compression.combine import Rule, add_payloads_, shared_scales, summands
 from templar_pl.compression.exact import ROOM, inverse_dct_
 from templar_pl.compression.grid import ChunkGrid, alike
 from templar_pl.compression.sparse import JoinedChunks, SparseChunks, join, stack
 from templar_pl.compression.weights import Equalise, Weights, weigh
 from templar_pl.compression.workers import share_tensors
+
+_SENT_AT_ONCE = 2**19
+"""Coefficients that are sent of the chunks of a batch: 12 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,14 @@ class Receiver:
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
         """Write the update that payloads, at least one, make into fp32 tensors."""
         forms = [self._form(payloads, names) for names in alike(self.grids)]
-        work = [(form, block) for form in forms for block in form.blocks]
+        work = [(form, batch) for form in forms for batch in form.batches]
 
-        def add(dealt: Iterator[tuple[_Form, Block]]) -> None:
+        def add(dealt: Iterator[tuple[_Form, Sequence[Block]]]) -> None:
             # One room for all blocks: fresh memory for each costs as much as a product.
-            room = torch.empty(ROOM * max(b.num_chunks * f.grid.chunk_numel for f, b in work), device=self.device)
-            for form, block in dealt:
-                self._add(form, block, room, out)
+            largest = max((b.num_chunks * f.grid.chunk_numel for f, batch in work for b in batch), default=0)
+            room = torch.empty(ROOM * largest, device=self.device)
+            for form, batch in dealt:
+                self._add(form, batch, room, out)
 
         share_tensors(work, add, device=self.device)
 
@@ -59,21 +63,25 @@ class Receiver:
         grid = self.grids[names[0]]
         said = [_joined(payload, names) for payload in payloads]
         weights = weigh(said, equalise=self.equalise, device=self.device)
-        elements = max(grid.chunk_numel, len(payloads) * grid.topk)
-        at_once = max(1, elements_at_once(self.device) // elements)
-        return _Form(grid, said, weights, list(blocks_of(self.grids, names, at_once)))
+        sent = len(payloads) * grid.topk  # of a chunk
+        blocks = blocks_of(self.grids, names, max(1, elements_at_once(self.device) // max(grid.chunk_numel, sent)))
+        at_once = min(BATCH // grid.chunk_numel, _SENT_AT_ONCE // sent)
+        at_once = min(at_once, -(-sum(said[0].lengths) // torch.get_num_threads()))
+        return _Form(grid, said, weights, list(batches_of(blocks, at_once)))
 
-    def _add(self, form: _Form, block: Block, room: Tensor, out: Mapping[str, Tensor]) -> None:
-        """Write the update of one block."""
-        shape = (ROOM, block.num_chunks, form.grid.chunk_numel)
-        part = room[: math.prod(shape)].view(shape)
-        chosen = stack(form.said, block.chunks, self.device)
-        scales = shared_scales(chosen, form.weights, block.owners.to(self.device))
-        add_payloads_(part[:2], chosen, scales, self.rule, form.grid)
-        inverse_dct_(part, form.grid, dtype=self.product_dtype)
-        # A sign of the integers; torch.sign is slower. Both keep the sign of -0.0, which depends on the order of
-        # a sum; adding 0.0 does not.
-        block.paste_(part[0].clamp_(-1, 1).add_(0.0), out)
+    def _add(self, form: _Form, batch: Sequence[Block], room: Tensor, out: Mapping[str, Tensor]) -> None:
+        """Write the update of blocks one behind the other."""
+        first = batch[0].chunks.start
+        chosen = stack(form.said, slice(first, batch[-1].chunks.stop), self.device)
+        scales = shared_scales(chosen, form.weights, owners_of(batch).to(self.device))
+        sent = summands(chosen, scales, self.rule, form.grid)
+        for block in batch:
+            shape = (ROOM, block.num_chunks, form.grid.chunk_numel)
+            part = room[: math.prod(shape)].view(shape)
+            add_payloads_(part[:2], sent.part(slice(block.chunks.start - first, block.chunks.stop - first)))
+            inverse_dct_(part, form.grid, dtype=self.product_dtype)
+            # A sign of the integers; torch.sign is slower.
+            block.paste_(part[0].clamp_(-1, 1), out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ class _Form:
     weights: Weights
     """Of the payloads."""
 
-    blocks: Sequence[Block]
+    batches: Sequence[Sequence[Block]]
     """All of the chunks."""
 
 
