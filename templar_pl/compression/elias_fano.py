@@ -111,8 +111,8 @@ def decode_rows(rows: NDArray[np.uint8], code: IndexCode, first_row: int, *, out
     """Do what `decode_indices` does for rows of one block, numbered from `first_row`, into `out`, contiguous."""
     upper = _decode_upper(rows[:, : code.upper_bytes], code, first_row)
     upper <<= code.low_bits
-    upper |= _decode_low(rows[:, code.upper_bytes :], code, first_row)
-    out[:] = upper  # at most (K - 1) | (2**low_bits - 1), below MAX_BOUND
+    # At most (K - 1) | (2**low_bits - 1), below MAX_BOUND.
+    np.bitwise_or(upper, _decode_low(rows[:, code.upper_bytes :], code, first_row), out=out, casting="unsafe")
     # Upper parts ascend and stay below the bound; with low bits neither needs to be so.
     if not ascents(out).all():
         refuse_first(out[:, 1:] < out[:, :-1], first_row, "indices descend")
@@ -173,7 +173,7 @@ def _encode_low(indices: NDArray[np.int16], code: IndexCode) -> NDArray[np.uint8
     return np.packbits(bits.reshape(len(indices), -1), axis=1, bitorder="little")
 
 
-def _decode_upper(rows: NDArray[np.uint8], code: IndexCode, first_row: int) -> NDArray[np.int64]:
+def _decode_upper(rows: NDArray[np.uint8], code: IndexCode, first_row: int) -> NDArray[np.int16]:
     """Return (N, T) indices without their low bits from (N, U) bytes."""
     refuse_first(padding_is_set(rows, code.upper_bits), first_row, "padding behind the upper part is not zero")
     # As bool: numpy finds true values seven times faster than non-zero ones.
@@ -181,10 +181,11 @@ def _decode_upper(rows: NDArray[np.uint8], code: IndexCode, first_row: int) -> N
     places, width = np.flatnonzero(bits), 8 * code.upper_bytes
     # All rows have T set bits if and only if all of them together have, and no row's share leaves the row.
     if places.size == len(rows) * code.num_indices:
-        upper = places.reshape(len(rows), code.num_indices)  # (N, T)
-        upper -= np.arange(0, bits.size, width)[:, None]
-        if (upper[:, 0] >= 0).all() and (upper[:, -1] < width).all():
-            upper -= np.arange(code.num_indices)
+        places, starts = places.reshape(len(rows), code.num_indices), np.arange(0, bits.size, width)  # (N, T), (N,)
+        if (places[:, 0] >= starts).all() and (places[:, -1] < starts + width).all():
+            upper = places.astype(np.int16)  # wraps around, and back in the differences, which are below MAX_BOUND
+            upper -= starts.astype(np.int16)[:, None]
+            upper -= np.arange(code.num_indices, dtype=np.int16)
             return upper
     num_set = bits.reshape(-1, width).sum(axis=1)
     what = f"the upper part must have {code.num_indices} set bits, one an index"
@@ -192,7 +193,7 @@ def _decode_upper(rows: NDArray[np.uint8], code: IndexCode, first_row: int) -> N
     raise AssertionError("rows with the right number of set bits must be right together")
 
 
-def _decode_low(rows: NDArray[np.uint8], code: IndexCode, first_row: int) -> NDArray[np.int64]:
+def _decode_low(rows: NDArray[np.uint8], code: IndexCode, first_row: int) -> NDArray[np.integer]:
     """Return (N, T) low bits from (N, bytes)."""
     refuse_first(
         padding_is_set(rows, code.num_indices * code.low_bits), first_row, "padding behind the low bits is not zero"
@@ -202,16 +203,25 @@ def _decode_low(rows: NDArray[np.uint8], code: IndexCode, first_row: int) -> NDA
     return _low_by_words(rows, code) if code.low_bits <= 8 else _low_by_bytes(rows, code)
 
 
-def _low_by_words(rows: NDArray[np.uint8], code: IndexCode) -> NDArray[np.int64]:
-    """Do what `_decode_low` does for up to 8 bits: eight indices take so many bytes, which one word holds."""
+def _low_by_words(rows: NDArray[np.uint8], code: IndexCode) -> NDArray[np.uint8]:
+    """Do what `_decode_low` does for up to 8 bits: eight indices take so many bytes, which one word holds.
+
+    Halves of the word are moved apart, then halves of these, until each index has a byte.
+    """
     groups = -(-code.num_indices // 8)
-    words = np.zeros((len(rows), groups, 8), dtype=np.uint8)
+    packed = np.zeros((len(rows), groups, 8), dtype=np.uint8)
     whole, rest = divmod(code.low_bytes, code.low_bits)
-    words[:, :whole, : code.low_bits] = rows[:, : whole * code.low_bits].reshape(len(rows), whole, code.low_bits)
-    words[:, whole:, :rest] = rows[:, None, whole * code.low_bits :]
-    low = words.view("<i8") >> np.arange(0, 8 * code.low_bits, code.low_bits)  # (N, groups, 8)
-    low &= (1 << code.low_bits) - 1
-    return low.reshape(len(rows), -1)[:, : code.num_indices]
+    packed[:, :whole, : code.low_bits] = rows[:, : whole * code.low_bits].reshape(len(rows), whole, code.low_bits)
+    packed[:, whole:, :rest] = rows[:, None, whole * code.low_bits :]
+    words = packed.view("<u8")
+    for indices in (4, 2, 1):
+        field, room = indices * code.low_bits, indices * 8
+        lower = sum(((1 << field) - 1) << start for start in range(0, 64, 2 * room))
+        moved = words & np.uint64(lower << field)
+        moved <<= np.uint64(room - field)
+        words &= np.uint64(lower)
+        words |= moved
+    return packed.reshape(len(rows), -1)[:, : code.num_indices]
 
 
 def _low_by_bytes(rows: NDArray[np.uint8], code: IndexCode) -> NDArray[np.int64]:

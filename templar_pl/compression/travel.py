@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
 
 from templar_pl.compression.body import Body, section_starts
 from templar_pl.compression.compact import CompactLayout, pack_section, unpack_section
-from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.grid import ChunkGrid, Grids, as_grids
 from templar_pl.compression.native_check import Backend, decode_body, is_native, missing_form
 from templar_pl.compression.native_compact import can_pack, native_pack_body, native_unpack_body
 from templar_pl.compression.section import SectionError, section_bytes
@@ -16,6 +17,11 @@ from templar_pl.compression.section import SectionError, section_bytes
 
 def travel_bytes(grids: Mapping[str, ChunkGrid]) -> int:
     """Return the length of what travels of every body of a model with these parameters."""
+    return _travel_bytes(as_grids(grids))
+
+
+@functools.lru_cache(maxsize=8)
+def _travel_bytes(grids: Grids) -> int:
     return sum(_travel_section_bytes(grid) for grid in grids.values())
 
 
