@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from templar_pl.compression.dct import paste_
+from templar_pl.compression.dct import paste_signs_
 from templar_pl.compression.grid import ChunkGrid
 
 
@@ -51,12 +51,12 @@ class Block:
         """N: chunks of all pieces."""
         return self.chunks.stop - self.chunks.start
 
-    def paste_(self, values: Tensor, out: Mapping[str, Tensor]) -> None:
-        """Write values, (N, K), into contiguous tensors of the parameters' shapes."""
+    def paste_signs_(self, values: Tensor, out: Mapping[str, Tensor]) -> None:
+        """Write the signs of integers, (N, K), into contiguous tensors of the parameters' shapes."""
         pieces = values.split([piece.grid.num_chunks for piece in self.pieces])
         for piece, chunks in zip(self.pieces, pieces, strict=True):
             whole = out[piece.name].view(-1, piece.grid.columns)
-            paste_(whole[piece.rows], chunks.view(-1, piece.grid.height, piece.grid.width), piece.grid)
+            paste_signs_(whole[piece.rows], chunks.view(-1, piece.grid.height, piece.grid.width), piece.grid)
 
 
 def owners_of(blocks: Sequence[Block]) -> Tensor:

@@ -22,6 +22,9 @@ from templar_pl.config import MAX_PEERS
 
 Rule = Literal["mean", "sum"]
 
+_NO_SENDER = 2.0**-30
+"""Number of senders of what nobody sent: 0 divided by it is 0, and it vanishes in fp32 when one is added."""
+
 _FAR_BELOW = -(2**20)  # log scale of a chunk that sends nothing; real ones are in -2174..2302
 
 
@@ -121,11 +124,11 @@ def summands(said: StackedChunks, scales: SharedScales, rule: Rule, grid: ChunkG
         grid: the form of the chunks.
     """
     places = split_columns(said.indices, grid).to(torch.int64).flatten(1)
-    slots = torch.arange(said.indices.shape[-1], device=places.device) < said.counts[..., None]  # (N, P, T)
-    signs = slots.to(torch.float32) - 2 * (said.negative & slots).to(torch.float32)
+    numbers = torch.arange(said.indices.shape[-1], dtype=torch.int16, device=places.device)
+    slots = (numbers < said.counts[..., None]).to(torch.float32)  # (N, P, T)
+    values = torch.where(said.negative, -scales.integers, scales.integers).mul_(slots)
     is_mean = rule == "mean" and said.codes.shape[1] > 1
-    values = signs.mul_(scales.integers).flatten(1)
-    return Summands(places, values, slots.to(torch.float32).flatten(1) if is_mean else None)
+    return Summands(places, values.flatten(1), slots.flatten(1) if is_mean else None)
 
 
 def add_payloads_(room: Tensor, sent: Summands) -> None:
@@ -140,11 +143,11 @@ def add_payloads_(room: Tensor, sent: Summands) -> None:
     sums, senders = room
     sums.zero_().scatter_add_(-1, sent.places, sent.values)
     if sent.slots is not None:
-        senders.zero_().scatter_add_(-1, sent.places, sent.slots)
+        senders.fill_(_NO_SENDER).scatter_add_(-1, sent.places, sent.slots)
         # One rounding in the division and one to the integer make the rounding of the exact quotient: a quotient
         # that is no half-integer is at least 1 / (2 * senders) away from one, and at most 2**15 large, where
         # fp32 errs by at most 2**-10; for 512 senders the division is exact.
-        sums.div_(senders.clamp_(min=1)).round_()
+        sums.div_(senders).round_()
 
 
 def combine(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.halves import transform_down
+from templar_pl.compression.halves import transform_down, transform_rows
 from templar_pl.compression.precision import full_precision
 
 
@@ -73,13 +73,20 @@ def from_chunks(chunks: Tensor, grid: ChunkGrid) -> Tensor:
     return matrix[: grid.rows, : grid.columns].reshape(grid.shape).contiguous()
 
 
-def paste_(tensor: Tensor, chunks: Tensor, grid: ChunkGrid) -> None:
-    """Write chunks into the parameter they were cut from, (R, C) or of the shape `grid.shape`, contiguous."""
+def paste_signs_(tensor: Tensor, chunks: Tensor, grid: ChunkGrid) -> None:
+    """Write -1, 0 or 1 for the integers of chunks, no negative zeros, into the parameter they were cut from.
+
+    Args:
+        tensor: (R, C) or of the shape `grid.shape`, contiguous, fp32.
+        chunks: (N, A, B) fp32.
+        grid: how they were cut.
+    """
+    # torch.sign is slower, and a copy of its own, too.
     if (grid.chunk_rows * grid.height, grid.chunk_columns * grid.width) != (grid.rows, grid.columns):
-        tensor.copy_(from_chunks(chunks, grid).view_as(tensor))
+        tensor.copy_(from_chunks(chunks.clamp(-1, 1), grid).view_as(tensor))
         return
     tiles = tensor.view(grid.chunk_rows, grid.height, grid.chunk_columns, grid.width).transpose(1, 2)
-    tiles.copy_(chunks.view(tiles.shape))
+    torch.clamp(chunks.view(tiles.shape), -1, 1, out=tiles)
 
 
 _CHUNKS_AT_ONCE = 48
@@ -114,7 +121,7 @@ def fold_dct_(
         block, bands = chunks[first : first + at_once], _bands(matrix, grid, slice(first, first + at_once))
         halfway, whole = room.view(-1)[: 2 * block.numel()].view(2, *block.shape)
         transform_down(bands, down.numpy(), whole.numpy(), out=halfway.numpy().reshape(len(bands), -1, *block.shape[2:]))
-        np.matmul(halfway.numpy(), weighted, out=whole.numpy())
+        transform_rows(halfway.numpy(), weighted, out=whole.numpy())
         torch.add(whole, block, alpha=decay, out=block)
 
 

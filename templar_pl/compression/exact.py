@@ -9,6 +9,7 @@ Shapes: N = chunks of one parameter; A x B = one chunk; K = A * B.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -55,13 +56,18 @@ def rescale_(integers: Tensor, limit: int) -> Tensor:
     Returns:
         (N,) int32 exponents 0.._MAX_SHIFT of the powers of two.
     """
-    limits = [limit * 2.0**shift for shift in range(_MAX_SHIFT)]
-    powers = [2.0**-shift for shift in range(_MAX_SHIFT + 1)]
+    powers = _powers_of_two(integers.device)
     flat = integers.flatten(1)
     largest = torch.maximum(flat.amax(-1), -flat.amin(-1))  # two passes are faster than a copy of magnitudes and one
-    shifts = torch.bucketize(largest, largest.new_tensor(limits), out_int32=True)
-    integers.mul_(integers.new_tensor(powers)[shifts][:, None, None]).round_()  # exact: a power of two
+    shifts = torch.bucketize(largest, limit * powers[:_MAX_SHIFT], out_int32=True)
+    integers.mul_(powers[shifts].reciprocal_()[:, None, None]).round_()  # exact: a power of two
     return shifts
+
+
+@functools.cache
+def _powers_of_two(device: torch.device) -> Tensor:
+    """Return 2**0 to 2**_MAX_SHIFT, fp32. Do not change it."""
+    return torch.tensor([2.0**shift for shift in range(_MAX_SHIFT + 1)], device=device)
 
 
 def split_columns(places: Tensor, grid: ChunkGrid) -> Tensor:
@@ -95,32 +101,32 @@ def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.fl
         room[0].add_(0.0)
         return torch.zeros(room.shape[1], dtype=torch.int32, device=room.device)
     values, across, other = (part.view(-1, grid.height, grid.width) for part in room)
-    with full_precision(room.device):
-        shifts = rescale_(values, OPERAND_LIMIT)
-        _transform_across(values, integer_basis(grid.width, room.device, dtype), other, grid, out=across)
-        if grid.is_vector:
-            torch.add(across, 0.0, out=values)
-        else:
-            shifts += rescale_(across, OPERAND_LIMIT)
-            _transform_down(across, integer_basis(grid.height, room.device, dtype), other, out=values)
+    shifts = rescale_(values, OPERAND_LIMIT)
+    _transform_across(values, integer_basis(grid.width, room.device, dtype), other, grid, out=across)
+    if grid.is_vector:
+        torch.add(across, 0.0, out=values)
+    else:
+        shifts += rescale_(across, OPERAND_LIMIT)
+        _transform_down(across, integer_basis(grid.height, room.device, dtype), other, out=values)
     return shifts
 
 
 def _transform_across(operands: Tensor, basis: Tensor, room: Tensor, grid: ChunkGrid, *, out: Tensor) -> None:
     """Set out to the rows' transform of operands, (N, A, B) each, as is the room."""
-    if not _is_split(grid):
-        out.copy_(operands.to(basis.dtype) @ basis)
-    elif out.device.type == "cpu" and basis.dtype == out.dtype:
+    if _is_split(grid) and out.device.type == "cpu" and basis.dtype == out.dtype:
         transform_rows_back(operands, basis.numpy(), room, out=out)
-    else:
-        out.copy_(operands.to(basis.dtype) @ torch.cat((basis[0::2], basis[1::2])))
+        return
+    ordered = torch.cat((basis[0::2], basis[1::2])) if _is_split(grid) else basis
+    with full_precision(out.device):
+        out.copy_(operands.to(basis.dtype) @ ordered)
 
 
 def _transform_down(operands: Tensor, basis: Tensor, room: Tensor, *, out: Tensor) -> None:
     """Set out to the columns' transform of operands, (N, A, B) each, as is the room."""
     if out.device.type == "cpu" and basis.dtype == out.dtype and operands.shape[1] % 2 == 0:
         transform_down_back(operands, basis.numpy(), room, out=out)
-    else:
+        return
+    with full_precision(out.device):
         out.copy_(basis.T @ operands.to(basis.dtype)).add_(0.0)
 
 

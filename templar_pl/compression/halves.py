@@ -21,6 +21,19 @@ from torch import Tensor
 Array = NDArray[np.float32]
 
 
+@np.errstate(all="ignore")  # kernels may compute with what lies behind a matrix, and numpy warns of it
+def transform_rows(chunks: Array, basis: Array, *, out: Array) -> None:
+    """Set out to each chunk @ basis; in whole rows, since halves of the result would lie between each other.
+
+    Args:
+        chunks: (n, c, A, B), contiguous, as is `out`.
+        basis: (B, B), row = place, contiguous.
+        out: of the shape of the chunks; not the same memory.
+    """
+    np.matmul(chunks, basis, out=out)
+
+
+@np.errstate(all="ignore")
 def transform_down(bands: Array, basis: Array, room: Array, *, out: Array) -> None:
     """Set out to basis @ each chunk.
 
@@ -44,6 +57,7 @@ def transform_down(bands: Array, basis: Array, room: Array, *, out: Array) -> No
         np.matmul(basis[parity::2, :half], chunks[parity], out=out[:, :, parity::2])
 
 
+@np.errstate(all="ignore")
 def transform_rows_back(chunks: Tensor, basis: Array, room: Tensor, *, out: Tensor) -> None:
     """Set out to each chunk @ basis.
 
@@ -62,6 +76,7 @@ def transform_rows_back(chunks: Tensor, basis: Array, room: Tensor, *, out: Tens
     out[..., half:] = even.sub_(odd).flip(-1)
 
 
+@np.errstate(all="ignore")
 def transform_down_back(chunks: Tensor, basis: Array, room: Tensor, *, out: Tensor) -> None:
     """Set out to the transposed basis @ each chunk, without negative zeros.
 

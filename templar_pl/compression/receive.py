@@ -80,8 +80,7 @@ class Receiver:
             part = room[: math.prod(shape)].view(shape)
             add_payloads_(part[:2], sent.part(slice(block.chunks.start - first, block.chunks.stop - first)))
             inverse_dct_(part, form.grid, dtype=self.product_dtype)
-            # A sign of the integers; torch.sign is slower.
-            block.paste_(part[0].clamp_(-1, 1), out)
+            block.paste_signs_(part[0], out)
 
 
 @dataclass(frozen=True, slots=True)
