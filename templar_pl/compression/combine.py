@@ -124,11 +124,17 @@ def summands(said: StackedChunks, scales: SharedScales, rule: Rule, grid: ChunkG
         grid: the form of the chunks.
     """
     places = split_columns(said.indices, grid).to(torch.int64).flatten(1)
-    numbers = torch.arange(said.indices.shape[-1], dtype=torch.int16, device=places.device)
-    slots = (numbers < said.counts[..., None]).to(torch.float32)  # (N, P, T)
-    values = torch.where(said.negative, -scales.integers, scales.integers).mul_(slots)
+    slots = _slots(said.counts, said.indices.shape[-1])
+    signs = torch.add(slots, said.negative, alpha=-2)  # no filler is negative
     is_mean = rule == "mean" and said.codes.shape[1] > 1
-    return Summands(places, values.flatten(1), slots.flatten(1) if is_mean else None)
+    return Summands(places, signs.mul_(scales.integers).flatten(1), slots.flatten(1) if is_mean else None)
+
+
+def _slots(counts: Tensor, topk: int) -> Tensor:
+    """Return (N, P, T) fp32: 1 for a coefficient, 0 for a filler; fillers are rare, and comparisons slow."""
+    if (counts == topk).all():
+        return torch.ones(1, 1, 1, device=counts.device).expand(*counts.shape, topk)
+    return (torch.arange(topk, dtype=torch.int16, device=counts.device) < counts[..., None]).to(torch.float32)
 
 
 def add_payloads_(room: Tensor, sent: Summands) -> None:
