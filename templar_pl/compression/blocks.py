@@ -90,8 +90,8 @@ def blocks_of(grids: Mapping[str, ChunkGrid], names: Sequence[str], at_once: int
 
 
 BATCH = 2**22
-"""Coefficients of the chunks of a batch: of some 1024 chunks what is small, 32 values each, is worked on together, since
-numpy and torch take longer to begin than to do it for fewer."""
+"""Coefficients of the chunks of a batch: what is small, 32 values a chunk, is worked on together for some 1024 chunks,
+since numpy and torch take longer to begin than to do it for fewer."""
 
 
 def batches_of(blocks: Iterable[Block], at_once: int) -> Iterator[list[Block]]:

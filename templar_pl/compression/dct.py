@@ -120,7 +120,9 @@ def fold_dct_(
     for first in range(0, grid.chunk_rows, at_once):
         block, bands = chunks[first : first + at_once], _bands(matrix, grid, slice(first, first + at_once))
         halfway, whole = room.view(-1)[: 2 * block.numel()].view(2, *block.shape)
-        transform_down(bands, down.numpy(), whole.numpy(), out=halfway.numpy().reshape(len(bands), -1, *block.shape[2:]))
+        transform_down(
+            bands, down.numpy(), whole.numpy(), out=halfway.numpy().reshape(len(bands), -1, *block.shape[2:])
+        )
         transform_rows(halfway.numpy(), weighted, out=whole.numpy())
         torch.add(whole, block, alpha=decay, out=block)
 

@@ -99,7 +99,7 @@ def _keep_by_numpy(coefficients: Tensor, topk: int, portions: Iterable[slice], r
     Chunks are sorted in which too many places pass the first stage of the search, or more are as large as the smallest
     one kept than fit in. The second stage is for all portions at once, since numpy takes longer to begin than to do it.
     """
-    num_chunks, chunk_numel = coefficients.shape
+    num_chunks = len(coefficients)
     passed = [_Candidates.of(_magnitudes(coefficients[portion], room).numpy(), topk) for portion in portions]
     none = [np.empty(0, dtype=np.int16)]
     places = np.concatenate(none + [part.places for part in passed])  # (F,)
@@ -182,9 +182,7 @@ def _with_fillers(
     return Kept(indices, numbers)
 
 
-def _least_kept(
-    candidates: NDArray[np.floating], counts: NDArray[np.int64], topk: int
-) -> NDArray[np.floating]:
+def _least_kept(candidates: NDArray[np.floating], counts: NDArray[np.int64], topk: int) -> NDArray[np.floating]:
     """Return (N,) the topk-th largest candidate of every chunk, (F,) in all; 0 if it has fewer."""
     width = max(int(counts.max(initial=0)), topk)
     table = np.zeros((len(counts), width), dtype=candidates.dtype)

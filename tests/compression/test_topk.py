@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,9 +34,9 @@ def test_nothing_dropped_is_larger_than_anything_kept(drawn: tuple[Tensor, int])
         assert count > 0 or not row.any()
 
 
-@given(chunked_coefficients())
-def test_the_kept_places_are_those_of_the_reference(drawn: tuple[Tensor, int]) -> None:
-    coefficients, topk = drawn
+@given(chunked_coefficients(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
+def test_the_kept_places_are_those_of_the_reference(drawn: tuple[Tensor, int], dtype: torch.dtype) -> None:
+    coefficients, topk = drawn[0].to(dtype), drawn[1]
 
     kept = keep_largest(coefficients, topk)
 
@@ -62,6 +64,26 @@ def test_the_search_by_groups_keeps_the_places_of_the_reference(
 
     got = [row[:count] for row, count in zip(kept.indices.tolist(), kept.counts.tolist(), strict=True)]
     assert got == [reference.largest_places(row.double().numpy(), topk) for row in coefficients]
+
+
+@given(st.integers(1, 7), st.booleans())
+def test_portions_are_searched_as_soon_as_they_are_there(height: int, has_room: bool) -> None:
+    final = torch.randn(20, 256, generator=torch.Generator().manual_seed(height))
+    final[7, 40:] = 0.0  # fewer than are kept
+    final[11] = 1.0  # more compete than fit in
+    coefficients = torch.zeros_like(final)
+
+    def written() -> Iterator[slice]:
+        for first in range(0, len(final), height):
+            portion = slice(first, first + height)
+            coefficients[portion] = final[portion]
+            yield portion
+
+    kept = keep_largest(coefficients, 50, portions=written(), room=torch.empty(height * 256) if has_room else None)
+
+    at_once = keep_largest(final, 50)
+    assert torch.equal(kept.indices, at_once.indices)
+    assert torch.equal(kept.counts, at_once.counts)
 
 
 def test_the_layout_of_the_coefficients_does_not_matter() -> None:

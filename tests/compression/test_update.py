@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from templar_pl.compression import ChunkGrid, ExactUpdate, check_exact_arithmetic, chunk_grid, combine, sign_of
 from templar_pl.compression.combine import shared_scales
 from templar_pl.compression.exact import ROOM, inverse_dct_, rescale_, split_columns
-from templar_pl.compression.grid import ValueBits
+from templar_pl.compression.grid import Transform, ValueBits
 from templar_pl.compression.sparse import join, stack
 from templar_pl.compression.weights import clip_weights, weigh
 from templar_pl.errors import ConfigError
@@ -354,3 +354,15 @@ def test_the_layout_and_the_number_of_threads_change_nothing() -> None:
 
     assert torch.equal(whole, threaded)
     assert torch.equal(whole, single)
+
+
+@pytest.mark.parametrize("transform", ["dct", "none"])
+@pytest.mark.parametrize("shape", [(3, 6), (64, 64), (12,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_result_is_a_negative_zero(transform: Transform, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    grid = chunk_grid(shape, chunk_size=64, topk=1, transform=transform)
+    room = torch.full((ROOM, grid.num_chunks, grid.chunk_numel), -0.0)
+
+    inverse_dct_(room, grid, dtype=dtype)
+
+    assert not room[0].signbit().any()

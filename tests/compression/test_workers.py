@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from templar_pl.compression import MomentumCodec, encode_body
+from templar_pl.compression.blocks import batches_of, blocks_of, owners_of
+from templar_pl.compression.body import read_body
 from templar_pl.compression.grid import chunk_grid
 from templar_pl.compression.slab import SLAB_NUMEL, momentum_of, new_slabs
 from templar_pl.compression.workers import share_out, share_tensors
@@ -98,9 +100,9 @@ def test_threads_of_torch_are_as_before_after_work_and_after_an_error() -> None:
         torch.set_num_threads(1)
 
 
-def test_two_threads_send_and_keep_the_same_bits_as_one() -> None:
+def test_two_threads_send_keep_and_apply_the_same_bits_as_one() -> None:
     codecs = [MomentumCodec(SHAPES, CompressionConfig(), CPU, backend="torch") for _ in range(2)]
-    sent = []
+    sent, updates = [], []
     for threads, codec in zip((1, 2), codecs, strict=True):
         generator = torch.Generator().manual_seed(0)
         torch.set_num_threads(threads)
@@ -109,11 +111,39 @@ def test_two_threads_send_and_keep_the_same_bits_as_one() -> None:
                 gradients = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
                 body = encode_body(codec.send_(gradients, dict.fromkeys(SHAPES, 0.1)), codec.grids)
                 sent.append((threads, body.data))
+            updates.append(codec.update([read_body(data, codec.grids) for _, data in sent[-2:]]))
         finally:
             torch.set_num_threads(1)
 
     assert [data for threads, data in sent if threads == 1] == [data for threads, data in sent if threads == 2]
     assert all(torch.equal(codecs[0].momentum[name], codecs[1].momentum[name]) for name in SHAPES)
+    assert all(torch.equal(updates[0][name], updates[1][name]) for name in SHAPES)
+
+
+@pytest.mark.parametrize("filled", ["small", "large", "last"])
+def test_each_parameter_has_a_part_of_the_slab_for_itself(filled: str) -> None:
+    shapes = {"small": (64, 64), "large": (192, 128), "last": (64, 128)}
+    codec = MomentumCodec(shapes, CompressionConfig(), CPU, backend="torch")
+    gradients = {name: torch.randn(shape) if name == filled else None for name, shape in shapes.items()}
+
+    codec.accumulate_(gradients, {filled: 0.1})
+
+    assert {name: bool((momentum != 0).all()) for name, momentum in codec.momentum.items()} == {
+        name: name == filled for name in shapes
+    }
+    assert not any(momentum.any() for name, momentum in codec.momentum.items() if name != filled)
+
+
+def test_blocks_are_put_into_batches_and_none_is_lost() -> None:
+    grids = {name: chunk_grid(shape, chunk_size=64, topk=32) for name, shape in SHAPES.items() if name != "bias"}
+    blocks = list(blocks_of(grids, list(grids), 20))
+
+    batches = list(batches_of(blocks, 50))
+
+    assert [block for batch in batches for block in batch] == blocks
+    lengths = [batch[-1].chunks.stop - batch[0].chunks.start for batch in batches]
+    assert all(50 <= length < 70 for length in lengths[:-1])
+    assert [grids[name].num_chunks for name in grids] == torch.bincount(owners_of(blocks)).tolist()
 
 
 def test_parameters_of_one_form_share_slabs_of_bounded_size() -> None:
