@@ -118,7 +118,8 @@ class BittensorChain:
         with self._opening:
             if self._opened is not None:
                 return
-            self._loop.start()
+            with self._state:  # or a `close` under way in another thread would take hold of what is opened here
+                self._loop.start()
             try:
                 opened = self._loop.run(self._connect, self._config.open_timeout_s + SLACK_S)
                 with self._state:
@@ -127,7 +128,8 @@ class BittensorChain:
                     self._loop.keep_running(opened.weights.keep_trying, "the setter of weights")
                     self._opened = opened
             except BaseException:
-                self._loop.stop(self._disconnect)
+                with self._state:
+                    self._loop.stop(self._disconnect)
                 raise
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from templar_pl.errors import ChainError
 
@@ -25,6 +26,27 @@ RESTART_S = 1.0
 """Seconds after which a background task that fell over is started again."""
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that knows its connections: a library that is cancelled while it opens one may forget to close it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connections: WeakSet[asyncio.BaseTransport] = WeakSet()
+
+    async def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Connect as always, and remember it."""
+        transport, protocol = await super().create_connection(*args, **kwargs)
+        self._connections.add(transport)
+        return transport, protocol
+
+    async def drop_connections(self) -> None:
+        """Close all connections that are still open, without a goodbye."""
+        for transport in list(self._connections):
+            if isinstance(transport, asyncio.WriteTransport):
+                transport.abort()
+        await asyncio.sleep(0)  # they are closed in the next turn of the loop
+
+
 class LoopThread:
     """Runs coroutines for other threads, and tasks in the background that are started again when they fall over."""
 
@@ -35,7 +57,7 @@ class LoopThread:
             name: of the thread, and in messages of what does not answer.
         """
         self._name = name
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: _Loop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -44,7 +66,7 @@ class LoopThread:
         with self._lock:
             if self._loop is not None:
                 return
-            self._loop = asyncio.new_event_loop()
+            self._loop = _Loop()
             # daemon: a main thread that dies without closing must not leave the process hanging.
             self._thread = threading.Thread(target=_run, args=(self._loop,), name=self._name, daemon=True)
             self._thread.start()
@@ -107,7 +129,7 @@ class LoopThread:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(2 * CLOSE_TIMEOUT_S)
 
-    def _running(self) -> asyncio.AbstractEventLoop:
+    def _running(self) -> _Loop:
         if self._loop is None:
             raise ChainError("the chain is not open; call open() first")
         return self._loop
@@ -123,11 +145,12 @@ async def end_task(task: asyncio.Task[Any], timeout_s: float) -> None:
     await _end_all({task}, timeout_s)
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
+def _run(loop: _Loop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
         loop.run_until_complete(asyncio.wait({loop.create_task(loop.shutdown_asyncgens())}, timeout=CLOSE_TIMEOUT_S))
+        loop.run_until_complete(loop.drop_connections())
     finally:
         loop.close()
 
