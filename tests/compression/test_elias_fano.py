@@ -129,3 +129,12 @@ def _multisets(size: int, bound: int, start: int = 0) -> list[tuple[int, ...]]:
     if size == 0:
         return [()]
     return [(first, *rest) for first in range(start, bound) for rest in _multisets(size - 1, bound, first)]
+
+
+@pytest.mark.parametrize("order", [[0b0111, 0b0001], [0b0001, 0b0111]])
+def test_a_set_bit_too_many_does_not_make_up_for_one_too_few_in_another_row(order: list[int]) -> None:
+    code = IndexCode(2, 7)  # 5 upper bits, 1 low bit an index
+    rows = np.array([[upper, 0] for upper in order], dtype=np.uint8)
+
+    with pytest.raises(IndexCodeError, match=r"chunk 0: .* set bits"):
+        decode_indices(rows, code)

@@ -122,3 +122,12 @@ def test_a_topk_out_of_range_is_refused(topk: int) -> None:
 
 def test_used_slots_are_the_first_ones() -> None:
     assert used_slots(torch.tensor([0, 2], dtype=torch.int16), 3).tolist() == [[False] * 3, [True, True, False]]
+
+
+def test_a_chunk_with_too_few_does_not_make_room_for_one_with_too_many_that_compete() -> None:
+    coefficients = torch.tensor([[0.0, 3.0, 0.0, 0.0], [5.0, 5.0, 5.0, 0.0]])
+
+    kept = keep_largest(coefficients, 2)
+
+    assert kept.indices.tolist() == [[1, 1], [0, 1]]
+    assert kept.counts.tolist() == [1, 2]
