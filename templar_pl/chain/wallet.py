@@ -26,6 +26,7 @@ from bittensor_core import decrypt_keyfile_data as decrypt  # pyright: ignore[re
 from bittensor_core import deserialize_keypair_from_keyfile_data as from_keyfile  # pyright: ignore[reportAttributeAccessIssue]
 from bittensor_core import keyfile_data_is_encrypted as is_encrypted  # pyright: ignore[reportAttributeAccessIssue]
 
+from templar_pl.chain.bittensor_config import without_secrets
 from templar_pl.chain.hotkeys import HotkeySigner
 from templar_pl.errors import ConfigError
 from templar_pl.node_config import WalletConfig
@@ -118,9 +119,9 @@ def register_command(netuid: int, wallet: WalletConfig, network: str) -> str:
     Args:
         netuid: number of the subnet.
         wallet: whose hotkey is registered and whose coldkey pays.
-        network: finney, test, local, or a ws:// or wss:// address.
+        network: finney, test, local, or a ws:// or wss:// address, of which the secrets are left out.
     """
-    where = ["--netuid", str(netuid), "--network", network]
+    where = ["--netuid", str(netuid), "--network", without_secrets(network)]
     return shlex.join(["btcli", "subnets", "register", *where, *_wallet_options(wallet)])
 
 

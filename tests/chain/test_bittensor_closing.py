@@ -61,7 +61,7 @@ def close(node: BittensorChain) -> None:
     assert not node.is_open
 
 
-STATES: dict[str, Callable[[Any, BlockClock], None]] = {
+STATES: dict[str, Callable[[Any, BlockClock], object]] = {
     "connected": lambda link, clock: wait_until(lambda: link.num_subscribed == 1),
     "cut a moment ago": lambda link, clock: link.cut(),
     "silent a moment ago": lambda link, clock: link.hang(),
@@ -73,7 +73,7 @@ STATES: dict[str, Callable[[Any, BlockClock], None]] = {
 
 @pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
 def test_a_chain_closes_in_every_state(
-    subnet: Subnet, caplog: pytest.LogCaptureFixture, state: Callable[[Any, BlockClock], None]
+    subnet: Subnet, caplog: pytest.LogCaptureFixture, state: Callable[[Any, BlockClock], object]
 ) -> None:
     with nothing_left(subnet, caplog):
         clock = BlockClock()

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from templar_pl.chain.bittensor_config import BittensorConfig, without_secrets
 from templar_pl.chain.subtensor import MAX_WORDS, AnswerError, Subtensor, words
+from templar_pl.chain.wallet import register_command
 from templar_pl.errors import ChainError, ConfigError
+from templar_pl.node_config import WalletConfig
 from tests.chain.subnets import subtensor_of
 from tests.servers.subtensor import FakeSubtensor
 
@@ -91,6 +93,12 @@ def test_networks_are_names_or_addresses(network: str | None) -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
         BittensorConfig(**settings)
+
+
+def test_the_command_to_register_is_told_without_secrets() -> None:
+    command = register_command(3, WalletConfig(), f"wss://user:{SECRET}@host.example/path")
+
+    assert "--netuid 3 --network wss://host.example --wallet" in command
 
 
 def test_a_connection_names_its_network_without_secrets() -> None:
