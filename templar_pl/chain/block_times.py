@@ -62,7 +62,7 @@ class ChainTimes:
         patience_s = WAIT_BLOCKS * self._clock.block_s
         if self._clock.seconds_until(block) <= patience_s:
             await self._wait_for(block, 2 * patience_s)
-            if block in self._final or (not self._clock.is_lost and self._newest() >= block):
+            if not self._clock.is_lost and self._newest() >= block:
                 try:
                     return await self.read(block)
                 except ChainError:
@@ -73,6 +73,8 @@ class ChainTimes:
     def _reckon(self, block: Block) -> float:
         if not self._known:
             raise ChainError(f"the time of block {block} is not known: the chain has told the time of no block yet")
+        if block in self._known:
+            return self._known[block]
         nearest = min(self._known, key=lambda known: (abs(known - block), known))
         return self._known[nearest] + self._clock.seconds_until(block) - self._clock.seconds_until(nearest)
 

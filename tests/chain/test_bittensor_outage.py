@@ -273,7 +273,7 @@ def test_a_block_that_was_counted_too_far_is_dated_when_it_is_made(tmp_path: Pat
             assert not asked.done()
             subnet.fake.mine(2, seconds=0.7)
             first, _ = asked.result(10)
-        assert first == pytest.approx(subnet.fake.block(105).timestamp_ms / 1000)
+        assert first == pytest.approx(subnet.fake.block(105).timestamp_ms / 1000, abs=0.01)
     finally:
         subnet.close()
 
@@ -378,6 +378,35 @@ class Mute(CountingSubstrate):
             await asyncio.sleep(3600)
         async for head in super().blocks(finalized=finalized):
             yield head
+
+
+class Clinging(CountingSubstrate):
+    """A connection whose first subscription tells nothing, and whose end nobody is told of."""
+
+    async def blocks(self, *, finalized: bool = False) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append("blocks")
+        if self.asked.count("blocks") == 1:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                try:
+                    await asyncio.sleep(3600)
+                finally:
+                    self.asked.append("gone")
+        async for head in super().blocks(finalized=finalized):
+            yield head
+
+
+def test_a_subscription_that_will_not_end_is_let_go_of(tmp_path: Path) -> None:
+    subnet = Subnet(tmp_path, head=100, seconds_per_block=0.2)
+    subnet.join("own")
+    try:
+        subnet.opened("own", open_substrate=lambda: Clinging(subnet.fake, subnet.asked))
+        wait_until(lambda: "blocks" in subnet.asked)
+        subnet.fake.mine(4)
+        wait_until(lambda: "gone" in subnet.asked, 3.0)
+    finally:
+        subnet.close()
 
 
 def test_a_listener_that_falls_over_is_started_again_while_blocks_are_counted_by_time(

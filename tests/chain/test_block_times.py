@@ -78,7 +78,7 @@ def test_a_block_that_was_replaced_is_dated_anew() -> None:
     before = chain.run(chain.times.read(Block(98)))
     chain.fake.reorganise(4, later_ms=700)
 
-    assert chain.run(chain.times.read(Block(98))) == pytest.approx(before + 0.7)
+    assert chain.run(chain.times.read(Block(98))) == pytest.approx(before + 0.7, abs=0.01)
     assert chain.run(chain.times.read_or_reckon(Block(98))) == chain.utc(98)
 
 
@@ -90,7 +90,7 @@ def test_blocks_that_are_only_counted_make_no_other_final() -> None:
     before = chain.run(chain.times.read(Block(98)))
     chain.fake.reorganise(4, later_ms=700)
 
-    assert chain.run(chain.times.read(Block(98))) == pytest.approx(before + 0.7)
+    assert chain.run(chain.times.read(Block(98))) == pytest.approx(before + 0.7, abs=0.01)
 
 
 def test_a_block_of_which_there_is_none_yet_has_no_time() -> None:
@@ -111,8 +111,8 @@ def test_a_block_far_ahead_is_reckoned_at_once_and_one_that_is_due_is_waited_for
     late = chain.run(chain.times.read_or_reckon(Block(101)))
     waited_s = time.monotonic() - began
 
-    assert ahead == pytest.approx(chain.utc(100) + 10 * 0.2)
-    assert late == pytest.approx(chain.utc(100) + 0.2)
+    assert ahead == pytest.approx(chain.utc(100) + 10 * 0.2, abs=0.01)
+    assert late == pytest.approx(chain.utc(100) + 0.2, abs=0.01)
     assert at_once_s < WAIT_BLOCKS * 0.2 < 2 * WAIT_BLOCKS * 0.2 <= waited_s < 2 * WAIT_BLOCKS * 0.2 + 0.5
 
 
@@ -139,7 +139,7 @@ def test_the_wait_ends_when_the_chain_is_lost() -> None:
         chain.clock.lose()
         return await asyncio.wait_for(asked, 1.0)
 
-    assert chain.run(wait()) == pytest.approx(chain.utc(100) + BLOCK_S)
+    assert chain.run(wait()) == pytest.approx(chain.utc(100) + BLOCK_S, abs=0.01)
 
 
 @given(st.integers(0, 30), st.integers(1, 40), st.integers(0, 60))
@@ -162,8 +162,8 @@ def test_slots_that_were_skipped_before_the_chain_was_lost_count() -> None:
     chain.clock.lose()
     chain.hand.utc += 2 * BLOCK_S
 
-    assert chain.run(chain.times.read_or_reckon(Block(103))) == pytest.approx(chain.utc(103))
-    assert chain.run(chain.times.read_or_reckon(Block(105))) == pytest.approx(chain.utc(103) + 2 * BLOCK_S)
+    assert chain.run(chain.times.read_or_reckon(Block(103))) == pytest.approx(chain.utc(103), abs=0.01)
+    assert chain.run(chain.times.read_or_reckon(Block(105))) == pytest.approx(chain.utc(103) + 2 * BLOCK_S, abs=0.01)
 
 
 @pytest.mark.parametrize("block", [90, 99])
@@ -192,7 +192,7 @@ def test_a_chain_that_falls_silent_is_waited_for_and_then_reckoned() -> None:
 
     told, took_s = chain.run(ask())
 
-    assert told == pytest.approx(chain.utc(99))
+    assert told == pytest.approx(chain.utc(99), abs=0.01)
     assert 0.19 <= took_s < 1.0
 
 
