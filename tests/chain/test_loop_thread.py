@@ -49,12 +49,14 @@ class Work:
 
 
 class Stubborn(Work):
-    """Work that says goodbye when it is cancelled, to somebody who does not answer."""
+    """Work that says goodbye when it is cancelled, to somebody who does not answer, and once more."""
 
     async def wait(self, seconds: float) -> str:
         try:
             return await super().wait(seconds)
         finally:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
             await asyncio.sleep(3600)
 
 
