@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import signal
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from templar_pl.chain.loop_thread import CLOSE_TIMEOUT_S, RESTART_S, LoopThread
+from templar_pl.chain.loop_thread import CLOSE_TIMEOUT_S, RESTART_S, LoopThread, end_task
 from templar_pl.errors import ChainError
 from tests.chain.nodes import wait_until
 
@@ -239,3 +240,18 @@ def test_a_thread_can_be_started_again(loop: LoopThread) -> None:
     loop.start()
 
     assert loop.run(lambda: work.wait(0), SOON_S) == "done"
+
+
+def test_nobody_complains_of_how_an_ended_task_ended(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        raise OSError("the connection is gone")
+
+    async def end() -> None:
+        task = asyncio.ensure_future(fail())
+        await asyncio.sleep(0)
+        await end_task(task, SOON_S)
+
+    asyncio.run(end())
+    gc.collect()
+
+    assert caplog.messages == []
