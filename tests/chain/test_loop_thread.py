@@ -244,7 +244,10 @@ def test_a_thread_can_be_started_again(loop: LoopThread) -> None:
 
 def test_nobody_complains_of_how_an_ended_task_ended(caplog: pytest.LogCaptureFixture) -> None:
     async def fail() -> None:
-        raise OSError("the connection is gone")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            raise OSError("the connection is gone")
 
     async def end() -> None:
         task = asyncio.ensure_future(fail())
