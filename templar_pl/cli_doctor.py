@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
@@ -22,15 +22,15 @@ from templar_pl.cli import (
     settings_digest,
     silence_libraries,
 )
-from templar_pl.cli_network import NetworkOptions, node_network, own_keys
+from templar_pl.cli_network import NetworkOptions, own_keys
 from templar_pl.data import PageSetConfig
 from templar_pl.errors import ConfigError
 from templar_pl.exchange import R2Options
-from templar_pl.hparams import SECTIONS
+from templar_pl.hparams import SECTIONS, HParams
 from templar_pl.node_config import StoreConfig, WalletConfig
 from templar_pl.roles.doctor import Settings, run_doctor
 from templar_pl.roles.doctor_rows import Part
-from templar_pl.training import LlamaModule, RecoveryConfig, TemplarDataModule
+from templar_pl.training import LlamaModule, Network, RecoveryConfig, TemplarDataModule
 from templar_pl.training.module import GenerationConfig
 
 _NODE_GROUPS: dict[str, type] = {
@@ -66,23 +66,33 @@ class DoctorCLI(TemplarCLI):
         """Build nothing: neither weights nor a trainer, which would make folders."""
 
 
-def doctor_command(arguments: Sequence[str]) -> int:
-    """Examine what `fit` would start with; return 0, or 1 if something would stop it."""
+def doctor_command(arguments: Sequence[str], command_line: type[DoctorCLI] = DoctorCLI) -> int:
+    """Examine what `fit` would start with; return 0, or 1 if something would stop it.
+
+    Args:
+        arguments: of the command line.
+        command_line: parses them, and says which network they ask for.
+    """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     silence_libraries()
     try:
-        config = DoctorCLI(arguments, Console(stderr=True)).config
+        cli = command_line(arguments, Console(stderr=True))
     except (ArgumentError, ConfigError) as error:
         return run_doctor(_unreadable(ConfigError(str(error))), json="--json" in arguments)
-    return run_doctor(read_settings(config), json=config.json)
+    return run_doctor(read_settings(cli.config, cli.node_network), json=cli.config.json)
 
 
-def read_settings(config: Namespace) -> Settings:
-    """Make what `fit` would make of a parsed command line, part by part."""
+def read_settings(config: Namespace, join: Callable[[NetworkOptions, HParams], Network]) -> Settings:
+    """Make what `fit` would make of a parsed command line, part by part.
+
+    Args:
+        config: the command line.
+        join: returns the network that options ask for.
+    """
     numbers = {name: _group(config, name, cls) for name, cls in SECTIONS.items()}
     node = {name: _group(config, name, cls) for name, cls in _NODE_GROUPS.items()}
     hparams = Part(lambda: run_numbers({name: part.get() for name, part in numbers.items()}, all_peers=config.test))
-    network = Part(lambda: node_network(_network_options(config.netuid, node), hparams.get()))
+    network = Part(lambda: join(_network_options(config.netuid, node), hparams.get()))
     model = Part(lambda: _model(config.model, numbers))
     data = Part(lambda: _data(config.data, numbers))
     trainer = Part(lambda: {**vars(config.trainer), **choose_device(config.device, config.trainer)})

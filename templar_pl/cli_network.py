@@ -10,8 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from templar_pl.chain import BittensorConfig, LocalChainConfig, load_wallet_hotkey, register_command
-from templar_pl.command_line import hotkey_password
+from templar_pl.chain import (
+    BittensorConfig,
+    LocalChainConfig,
+    cost_command,
+    hotkey_path,
+    is_locked,
+    load_wallet_hotkey,
+    register_command,
+)
+from templar_pl.command_line import hotkey_password, password_source
 from templar_pl.exchange import R2Buckets, R2Credentials, R2Options, credentials_from
 from templar_pl.hparams import HParams
 from templar_pl.node_config import StoreConfig, WalletConfig
@@ -63,7 +71,10 @@ def node_network(
         bittensor,
         OwnHotkey(
             lambda: load_wallet_hotkey(wallet, hotkey_password(os.environ, prompt)),
-            register_command(options.netuid, wallet, bittensor.network),
+            file=hotkey_path(wallet),
+            password_source=lambda: password_source(os.environ, hotkey_path(wallet)) if is_locked(wallet) else "",
+            register_command=register_command(options.netuid, wallet, bittensor.network),
+            cost_command=cost_command(options.netuid, bittensor.network),
         ),
         folder=NodeFolder(Path(root) / run, wallet.hotkey),
         r2=r2,

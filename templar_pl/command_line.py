@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from templar_pl.chain import PASSWORD_VARIABLE, AskPassword, sdk_password
+from templar_pl.chain import PASSWORD_VARIABLE, AskPassword, sdk_password, sdk_password_variable
 
 EXIT_STOPPED, EXIT_SETTINGS, EXIT_SIGTERM = 1, 2, 143
 
@@ -55,3 +55,14 @@ def hotkey_password(environment: Mapping[str, str], prompt: Callable[[str], str]
             return None
 
     return ask
+
+
+def password_source(environment: Mapping[str, str], path: Path) -> str:
+    """Return where `hotkey_password` takes a password from: the name of a variable, or `a terminal`.
+
+    Args:
+        environment: of the process.
+        path: of the key file.
+    """
+    names = (PASSWORD_VARIABLE, sdk_password_variable(path))
+    return next((name for name in names if environment.get(name)), "a terminal")

@@ -2,7 +2,7 @@
 
 from templar_pl.chain.bittensor_config import BittensorConfig
 from templar_pl.chain.chain import BlockTimes, Chain, LeasedAgreement, Purse, Register, WindowClock
-from templar_pl.chain.hotkeys import HotkeySigner, load_hotkey, load_or_create_hotkey, verify
+from templar_pl.chain.hotkeys import HotkeySigner, load_hotkey, load_or_create_hotkey, new_hotkey, verify
 from templar_pl.chain.local_chain import LocalChain
 from templar_pl.chain.local_config import LocalChainConfig
 from templar_pl.chain.look import look_at_local_chain
@@ -10,9 +10,13 @@ from templar_pl.chain.wallet import (
     PASSWORD_VARIABLE,
     AskPassword,
     coldkey_address,
+    cost_command,
+    hotkey_path,
+    is_locked,
     load_wallet_hotkey,
     register_command,
     sdk_password,
+    sdk_password_variable,
 )
 
 __all__ = [
@@ -29,11 +33,16 @@ __all__ = [
     "Register",
     "WindowClock",
     "coldkey_address",
+    "cost_command",
+    "hotkey_path",
+    "is_locked",
     "load_hotkey",
     "load_or_create_hotkey",
     "load_wallet_hotkey",
     "look_at_local_chain",
+    "new_hotkey",
     "register_command",
     "sdk_password",
+    "sdk_password_variable",
     "verify",
 ]

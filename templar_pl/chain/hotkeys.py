@@ -65,6 +65,11 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return Keypair(public_key=public_key).verify(message, signature)
 
 
+def new_hotkey() -> HotkeySigner:
+    """Return a new hotkey that is in no file: whoever uses it looks at a chain and signs nothing that lasts."""
+    return HotkeySigner(Keypair.from_seed(secrets.token_bytes(_SEED_BYTES)))
+
+
 def load_or_create_hotkey(folder: Path, name: str) -> HotkeySigner:
     """Return the hotkey kept in `folder / name`, making it on first use; two processes at once end with the same key.
 

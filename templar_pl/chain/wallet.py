@@ -80,6 +80,14 @@ def hotkey_path(wallet: WalletConfig) -> Path:
     return _folder(wallet) / "hotkeys" / wallet.hotkey
 
 
+def is_locked(wallet: WalletConfig) -> bool:
+    """Return whether the key file of the hotkey is there and encrypted."""
+    try:
+        return is_encrypted(_read_capped(hotkey_path(wallet)))
+    except OSError:
+        return False
+
+
 def sdk_password_variable(path: Path) -> str:
     """Return the environment variable in which the bittensor package looks for the password of a key file."""
     return "BT_PW_" + str(path).replace(os.sep, "_").replace(".", "_").upper()
@@ -123,6 +131,16 @@ def register_command(netuid: int, wallet: WalletConfig, network: str) -> str:
     """
     where = ["--netuid", str(netuid), "--network", without_secrets(network)]
     return shlex.join(["btcli", "subnets", "register", *where, *_wallet_options(wallet)])
+
+
+def cost_command(netuid: int, network: str) -> str:
+    """Return the `btcli` command that tells what a registration costs now.
+
+    Args:
+        netuid: number of the subnet.
+        network: as in `register_command`.
+    """
+    return shlex.join(["btcli", "subnets", "burn-cost", str(netuid), "--network", network])
 
 
 def _wallet_options(wallet: WalletConfig) -> list[str]:

@@ -8,7 +8,7 @@ from templar_pl.exchange.publish import Published, publish
 from templar_pl.exchange.r2_options import R2Options
 from templar_pl.exchange.r2_store import R2Bucket, R2Buckets, R2Reader
 from templar_pl.exchange.retention import Retention
-from templar_pl.exchange.run_files import fetch_run_file, publish_run_file
+from templar_pl.exchange.run_files import fetch_run_file, own_run_file, publish_run_file
 from templar_pl.exchange.store import Bucket, BucketReader, Buckets, ObjectInfo
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "credentials_from",
     "fetch_run_file",
     "gather",
+    "own_run_file",
     "parse_address",
     "publish",
     "publish_run_file",

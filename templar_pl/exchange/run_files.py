@@ -33,12 +33,30 @@ def publish_run_file(bucket: Bucket, run_file: RunFile, signer: Signer, verify: 
     key = run_key(run_file.run)
     if bucket.put_once(key, encode_run_file(run_file, signer)):
         return run_file
+    return own_run_file(bucket, run_file, signer.public_key, verify)
+
+
+def own_run_file(bucket: BucketReader, run_file: RunFile, own_key: bytes, verify: Verify) -> RunFile:
+    """Return the run file in the own bucket, if it says what these settings say; nothing is written.
+
+    Args:
+        bucket: the own bucket.
+        run_file: what the run is.
+        own_key: 32 bytes, the public key of the own hotkey.
+        verify: checks a signature.
+
+    Raises:
+        ConfigError: it says something else, is of another hotkey, or is none.
+        ObjectMissingError: there is none.
+        StoreError: the store failed.
+    """
+    key = run_key(run_file.run)
     try:
         public_key, existing = _read(bucket, key, verify)
     except DocumentError as error:
         raise ConfigError(f"{key} in the own bucket cannot be used: {error}; {_MEND}") from error
-    if public_key != signer.public_key:
-        whose = f"{public_key.hex()}, this hotkey is {signer.public_key.hex()}"
+    if public_key != own_key:
+        whose = f"{public_key.hex()}, this hotkey is {own_key.hex()}"
         raise ConfigError(f"{key} in the own bucket is signed by {whose}; {_MEND}")
     if differences := _differences(existing, run_file):
         raise ConfigError(f"{key} in the own bucket says another thing than these settings: {differences}; {_MEND}")

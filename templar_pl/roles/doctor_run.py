@@ -9,7 +9,9 @@ from templar_pl.config import PagesConfig, WindowConfig
 from templar_pl.data import load_tokenizer
 from templar_pl.errors import ConfigError
 from templar_pl.roles.doctor_rows import Row, State
+from templar_pl.roles.doctor_subnet import check_subnet
 from templar_pl.training import Network, TemplarDataModule, refuse_small_vocabulary
+from templar_pl.training.outlook import SubnetOutlook
 
 _NAMED = 3
 """Other runs that are named in one line."""
@@ -50,6 +52,9 @@ def check_chain(network: Network, digest: bytes, window: WindowConfig) -> Iterat
         window: length of a window and its exchange.
     """
     seen = network.look(digest, window)
+    if isinstance(seen, SubnetOutlook):
+        yield from check_subnet(seen, window)
+        return
     if seen.peers is None:
         yield Row("chain", State.OK, f"{seen.chain} is made by the first node that joins")
     else:

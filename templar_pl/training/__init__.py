@@ -4,8 +4,9 @@ from templar_pl.training.checkpoints import WindowCheckpoint
 from templar_pl.training.data_module import TemplarDataModule
 from templar_pl.training.local_network import LocalNetwork
 from templar_pl.training.module import LlamaModule, refuse_small_vocabulary
-from templar_pl.training.network import Connection, Network, Outlook
+from templar_pl.training.network import Connection, Network, refuse_late_uploads, refuse_short_gathers
 from templar_pl.training.node_folder import NodeFolder
+from templar_pl.training.outlook import Outlook
 from templar_pl.training.predictions import PrintPredictions
 from templar_pl.training.progress import WindowProgressBar
 from templar_pl.training.recovery import RecoveryConfig
@@ -32,6 +33,8 @@ __all__ = [
     "WindowProgressBar",
     "WindowReport",
     "exact_dtype",
+    "refuse_late_uploads",
+    "refuse_short_gathers",
     "refuse_small_vocabulary",
     "run_digest",
     "try_trainer",

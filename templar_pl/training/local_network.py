@@ -17,8 +17,9 @@ from templar_pl.chain import (
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ChainError, ConfigError, StoreError
 from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets
-from templar_pl.training.network import Connection, Outlook, refuse_late_uploads, refuse_short_gathers
+from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers
 from templar_pl.training.node_folder import NodeFolder
+from templar_pl.training.outlook import LocalOutlook
 from templar_pl.units import Block, Hotkey, Window
 
 
@@ -71,11 +72,13 @@ class LocalNetwork:
             lock.close()
             raise
 
-    def look(self, digest: bytes, window: WindowConfig) -> Outlook:
+    def look(self, digest: bytes, window: WindowConfig) -> LocalOutlook:
         """Say what `open` would find on the chain; nothing is made, changed or locked. Raises as `open` does."""
         signer = load_hotkey(self._hotkeys, self._hotkey)
         peers = look_at_local_chain(self._chain_file, self._chain_config(window), run=digest.hex())
-        return Outlook(str(self._chain_file), peers, signer.hotkey if signer else None, self._hotkeys / self._hotkey)
+        return LocalOutlook(
+            str(self._chain_file), peers, signer.hotkey if signer else None, self._hotkeys / self._hotkey
+        )
 
     def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str]) -> Connection:
         signer = load_or_create_hotkey(self._hotkeys, self._hotkey)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -12,8 +11,8 @@ from templar_pl.chain import Chain, LeasedAgreement
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ChainError, ConfigError
 from templar_pl.exchange import Buckets
-from templar_pl.protocol.peer import Peer
 from templar_pl.protocol.signing import Signer, Verify
+from templar_pl.training.outlook import Outlook
 from templar_pl.units import Hotkey, Uid, Window
 
 log = logging.getLogger(__name__)
@@ -57,22 +56,6 @@ class Connection:
             self.lock.close()
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What a node would find if it joined."""
-
-    chain: str
-    """File of a local chain, or the subnet of a public one."""
-
-    peers: Mapping[Uid, Peer] | None
-    """Who is registered; None if the chain is made by the first node to join."""
-
-    hotkey: Hotkey | None
-    """Of this node; None if it is made when the node joins."""
-
-    hotkey_file: Path
-
-
 class Network(Protocol):
     """Connects a node to a run; keeps no connection itself."""
 
@@ -101,7 +84,10 @@ class Network(Protocol):
         ...
 
     def look(self, digest: bytes, window: WindowConfig) -> Outlook:
-        """Say what `open` would find on the chain; nothing is made, changed or locked. Raises as `open` does."""
+        """Say what `open` would find on the chain; nothing is made, changed or locked.
+
+        Raises as `open` does, unless the outlook has a place for the error.
+        """
         ...
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from templar_pl.cli_doctor import doctor_command
+from templar_pl.cli_doctor import DoctorCLI, doctor_command
 from templar_pl.exchange import credentials as names
 
 ROOT = Path(__file__).parents[2]
-MINER, R2 = (f"--config={ROOT / 'configs' / name}" for name in ("miner.yaml", "r2.yaml"))
+MINER, R2, BITTENSOR = (f"--config={ROOT / 'configs' / name}.yaml" for name in ("miner", "r2", "bittensor"))
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Report:
         return {check for check, found in self.states.items() if found == state}
 
 
-def examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> Report:
+def examined(capsys: pytest.CaptureFixture[str], *arguments: str, command_line: type[DoctorCLI] = DoctorCLI) -> Report:
     """Run it on configs/miner.yaml; fail if it shows a secret."""
-    code = doctor_command([MINER, *arguments, "--json"])
+    code = doctor_command([MINER, *arguments, "--json"], command_line)
     printed = capsys.readouterr()
     for secret in (os.environ.get(names.WRITE_SECRET), os.environ.get(names.READ_SECRET)):
         assert not secret or secret not in printed.out + printed.err

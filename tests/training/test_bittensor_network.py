@@ -16,6 +16,7 @@ from templar_pl.config import WindowConfig
 from templar_pl.errors import ConfigError
 from templar_pl.training import Connection, NodeFolder
 from templar_pl.training.bittensor_network import BittensorNetwork, OwnHotkey
+from templar_pl.training.outlook import SubnetSeen
 from tests.servers.subtensor import FakeSubtensor
 from tests.servers.subtensor_register import Register
 from tests.servers.subtensor_substrate import FakeSubstrate
@@ -46,7 +47,13 @@ class World:
 
     def network(self, name: str, *, run: str = "run", **settings: int) -> BittensorNetwork:
         config = replace(BittensorConfig(network="local"), **settings)  # type: ignore[arg-type]
-        hotkey = OwnHotkey(lambda: self.signer(name), COMMAND)
+        hotkey = OwnHotkey(
+            lambda: self.signer(name),
+            file=self.folder / "keys" / name,
+            password_source=lambda: "",
+            register_command=COMMAND,
+            cost_command="btcli subnets burn-cost 3",
+        )
         opens = cast(OpenSubstrate, lambda: FakeSubstrate(self.fake))
         return BittensorNetwork(
             NETUID, config, hotkey, folder=NodeFolder(self.folder / run, name), open_substrate=opens
@@ -177,8 +184,8 @@ def test_looking_changes_nothing(world: World) -> None:
     outlook = world.network("miner").look(DIGEST, WINDOW)
 
     assert outlook.hotkey == world.signer("miner").hotkey
-    assert outlook.peers is not None
-    assert len(outlook.peers) == 2
+    assert isinstance(outlook.subnet, SubnetSeen)
+    assert outlook.subnet.num_registered == 2
     assert world.fake.head.number == head
     assert sorted(p for p in world.folder.rglob("*") if "keys" not in p.parts) == [
         p for p in left if "keys" not in p.parts
