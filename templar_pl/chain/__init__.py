@@ -1,6 +1,6 @@
 """The clock, the register of peers and the record of what they agreed on."""
 
-from templar_pl.chain.bittensor_config import BittensorConfig
+from templar_pl.chain.bittensor_config import BittensorConfig, without_secrets
 from templar_pl.chain.chain import BlockTimes, Chain, LeasedAgreement, Purse, Register, WindowClock
 from templar_pl.chain.hotkeys import HotkeySigner, load_hotkey, load_or_create_hotkey, new_hotkey, verify
 from templar_pl.chain.local_chain import LocalChain
@@ -45,4 +45,5 @@ __all__ = [
     "sdk_password",
     "sdk_password_variable",
     "verify",
+    "without_secrets",
 ]

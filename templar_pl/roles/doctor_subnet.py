@@ -112,9 +112,8 @@ def _hotkey(seen: SubnetOutlook, place: OwnPlace | None) -> Row:
         return Row("hotkey", State.SKIPPED, "needs the wallet, see above")
     if place is None:
         found = f"{seen.hotkey} is not registered on subnet {seen.netuid} of {seen.network}"
-        return Row(
-            "hotkey", State.FAILED, found, f"see what it costs: {seen.cost_command}, then: {seen.register_command}"
-        )
+        advice = f"see what it costs, then register it:\n  {seen.cost_command}\n  {seen.register_command}"
+        return Row("hotkey", State.FAILED, found, advice)
     permit = "with a validator permit" if place.is_validator else "no validator permit"
     return Row("hotkey", State.OK, f"{seen.hotkey}, uid {place.uid}, stake {place.stake:g}, {permit}")
 
@@ -135,12 +134,13 @@ def _of_run(subnet: SubnetSeen) -> Iterator[Row]:
 
 
 def _counts(run: RunSeen) -> str:
+    known = "all nodes know of this hotkey and its bucket"
     if run.counts_in_s <= 0:
-        return "now: all nodes know of this hotkey and its bucket"
-    reason = "all nodes know of this hotkey and its bucket"
+        return f"now: {known}"
+    minutes = f"in {run.counts_in_s / 60:.1f} min"
     if run.commitment is Commitment.SAME:
-        return f"in {run.counts_in_s / 60:.1f} min, when {reason}"
-    return f"some {run.counts_in_s / 60:.1f} min after `fit` has committed at the earliest, when {reason}"
+        return f"{minutes}, when {known}"
+    return f"{minutes} at the earliest, when {known}, which takes `fit` to commit before"
 
 
 def _start(run: RunSeen, subnet: SubnetSeen) -> Row:
