@@ -19,7 +19,7 @@ commands
                python -m templar_pl test --config configs/miner.yaml --ckpt_path last
   predict    continue the prompts of a text file, one a line
                python -m templar_pl predict --config configs/miner.yaml --ckpt_path last --data.prompts prompts.txt
-  doctor     find what would stop a run before it begins: settings, keys of the bucket, chain, clock, memory, disk
+  doctor     find what would stop a run before it begins: settings, wallet, keys of the bucket, chain, clock, disk
                python -m templar_pl doctor --config configs/miner.yaml
   compress-report
              what a window costs a model in bytes, seconds and memory, beside fp32 and the entropy bound
@@ -28,6 +28,7 @@ commands
 short options of the first five, after the command
   --local              the toy model and its numbers instead of the full ones (hparams.local.json)
   --wallet.hotkey NAME the key this node signs with; made on first use on a local chain
+  --wallet.name NAME   the wallet it is in, for a run on Bittensor (configs/bittensor.yaml, docs/miner.md)
   --netuid N           number of the subnet; 268 if not given
   --device NAME        cpu, cuda or cuda:1; chosen by itself if not given
   --test               apply the payloads of all peers, not only of max_topk_peers of them
