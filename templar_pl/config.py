@@ -252,7 +252,7 @@ class ScoringConfig:
     """Windows between two settings of weights; 1..10**6."""
 
     uids_per_window: int = 4
-    """Miners evaluated each window; 1..512."""
+    """Miners evaluated each window; 2..512: a rating compares."""
 
     validator_sample_rate: float = 0.1
     """Share of the batches a miner is evaluated on; 1e-6..1."""
@@ -280,7 +280,7 @@ class ScoringConfig:
             self,
             validator_offset=(1, 1000),
             windows_per_weights=(1, 10**6),
-            uids_per_window=(1, MAX_PEERS),
+            uids_per_window=(2, MAX_PEERS),
             validator_sample_rate=(1e-6, 1),
             eval_lr_factor=(1e-6, 1),
             binary_score_ma_alpha=(1e-6, 1),
