@@ -1,7 +1,7 @@
 """Pure functions from records to scores and weights."""
 
 from templar_pl.scoring.choice import choose_evaluated
-from templar_pl.scoring.copies import copy_threshold, find_copies
+from templar_pl.scoring.copies import find_copies
 from templar_pl.scoring.miner import MinerState
 from templar_pl.scoring.overlap import Places, agreement_of, compare_payloads, count_shared
 from templar_pl.scoring.peer_list import NO_PEERS, PeerList, next_peer_list
@@ -45,7 +45,6 @@ __all__ = [
     "choose_evaluated",
     "choose_from",
     "compare_payloads",
-    "copy_threshold",
     "count_shared",
     "final_score",
     "find_copies",

@@ -119,7 +119,7 @@ class Overlap:
             raise ValueError(f"the agreement must be at most 1, got {self.agreement}")
 
     def to_json(self) -> JsonMap:
-        """Return the fields, with the uploads in the order of (window, time, uid)."""
+        """Return the fields, the older upload first."""
         first, second = sorted((self.first, self.second), key=lambda up: (up.window, up.uploaded_at, up.uid))
         return {
             "agreement": float(self.agreement).hex(),
@@ -155,6 +155,8 @@ class WindowRecords:
                 raise ValueError(
                     f"window {self.window}: {what} of uids {sorted(strangers)}, whose payloads do not count"
                 )
+        pairs = (tuple(sorted((up.uid, up.window) for up in (o.first, o.second))) for o in self.overlaps)
+        self._check_each_once("overlap", pairs)
         for overlap in self.overlaps:
             uploads = (overlap.first, overlap.second)
             is_known = [upload.window < self.window or upload.uid in counted for upload in uploads]
@@ -165,6 +167,6 @@ class WindowRecords:
                     "one must be of this window, none later, and payloads of this window must count"
                 )
 
-    def _check_each_once(self, what: str, uids: Iterable[Uid]) -> None:
-        if twice := sorted(uid for uid, times in Counter(uids).items() if times > 1):
+    def _check_each_once(self, what: str, uids: Iterable[object]) -> None:
+        if twice := [uid for uid, times in Counter(uids).items() if times > 1]:
             raise ValueError(f"window {self.window}: more than one {what} of uids {twice}")

@@ -53,7 +53,7 @@ def read_state(text: str) -> ScoringState:
     except (ValueError, RecursionError) as error:
         raise StateError(f"the scoring state is not JSON: {error}") from error
     fields = _map("the state", fields, None)
-    if fields.get("format") != FORMAT:
+    if type(fields.get("format")) is not int or fields["format"] != FORMAT:  # True is equal to 1
         raise StateError(f"format of the scoring state must be {FORMAT}, got {str(fields.get('format'))[:40]!r}")
     _map("the state", fields, {"format", "miners", "peer_list", "window"})
     miners = _map("miners", fields["miners"], None)
@@ -149,10 +149,13 @@ def _whole(where: str, value: object, low: int) -> int:
 
 
 def _fraction(where: str, value: object, low: float, high: float) -> float:
+    text = _text(where, value)
     try:
-        number = float.fromhex(_text(where, value))
-    except (ValueError, OverflowError) as error:
-        raise StateError(f"{where} must be the text of float.hex, got {str(value)[:40]!r}") from error
+        number = float.fromhex(text)
+    except (ValueError, OverflowError):
+        number = None
+    if number is None or number.hex() != text:
+        raise StateError(f"{where} must be the text of float.hex, got {text[:40]!r}")
     if not math.isfinite(number) or not low <= number <= high:
         raise StateError(f"{where} must be finite and in {low}..{high}, got {number}")
     return number

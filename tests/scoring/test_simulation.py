@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from templar_pl.config import ScoringConfig
+from templar_pl.units import Uid
 from tests.scoring.simulation import CAST, simulate
 
 EVALUATES_ALL = ScoringConfig(uids_per_window=len(CAST))
@@ -14,7 +15,7 @@ EVALUATES_ALL = ScoringConfig(uids_per_window=len(CAST))
 def test_every_adversary_earns_less_than_a_third_of_the_worst_honest_miner(seed: int) -> None:
     weights = simulate(seed, scoring=EVALUATES_ALL).weights(EVALUATES_ALL)
 
-    earned = [(kind, weights.get(uid, 0.0)) for uid, kind in enumerate(CAST)]
+    earned = [(kind, weights.get(Uid(uid), 0.0)) for uid, kind in enumerate(CAST)]
     worst_honest = min(weight for kind, weight in earned if kind == "honest")
     assert worst_honest > 0
     assert all(weight < worst_honest / 3 for kind, weight in earned if kind != "honest"), earned
