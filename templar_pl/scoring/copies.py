@@ -13,7 +13,7 @@ COPIED_SHARE = 0.75
 On the toy model the payloads of miners who trained for themselves had at most 0.32 of it in common, over 174 windows
 with batches of 1 and 8 Ki tokens, while their agreement itself went from 0.88 in the first window down to 0.02; a
 copy has all of it. Accusing the honest costs more than missing a copy in parts, which the indicator sees, so the
-limit is nearer to 1 (`python -m benchmarks.payload_overlap`)."""
+limit is nearer to 1 (`python benchmarks/payload_overlap.py`)."""
 
 _Key = tuple[Uid, int]  # of an upload: uid and window
 

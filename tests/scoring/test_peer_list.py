@@ -59,10 +59,10 @@ def test_a_list_comes_to_rest_at_the_active_miners_with_the_most_weight(
 ) -> None:
     current = data.draw(lists(peers))
     for window in map(Window, range(0, 60 * peers.peer_replacement_frequency)):
-        last, current = current, next_peer_list(current, window, active, found, peers)
+        current = next_peer_list(current, window, active, found, peers)
 
     settled = current
-    assert next_peer_list(settled, Window(0), active, found, peers) is settled is last
+    assert next_peer_list(settled, Window(0), active, found, peers) is settled
     members = [found.get(uid, 0.0) for uid in settled.uids]
     if peers.peers_to_replace and members:
         left_out = [found.get(uid, 0.0) for uid in active - set(settled.uids)]

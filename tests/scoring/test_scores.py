@@ -159,11 +159,10 @@ factors = st.tuples(st.floats(-50, 50), st.floats(-1, 1), st.floats(0, 1), st.in
 def test_who_is_better_in_everything_never_has_the_lower_score(
     first: tuple[float, float, float, int], second: tuple[float, float, float, int]
 ) -> None:
-    better = [max(pair) for pair in zip(first[:3], second[:3], strict=True)]
-    worse = [min(pair) for pair in zip(first[:3], second[:3], strict=True)]
-    penalties = sorted((first[3], second[3]))
+    ordinals, indicators, syncs, penalties = (sorted(pair) for pair in zip(first, second, strict=True))
 
-    assert final_score(*better, penalties[0]) >= final_score(*worse, penalties[1]) >= 0
+    better = final_score(ordinals[1], indicators[1], syncs[1], int(penalties[0]))
+    assert better >= final_score(ordinals[0], indicators[0], syncs[0], int(penalties[1])) >= 0
 
 
 @given(st.floats(-50, 0), st.floats(-1, 0), st.floats(0, 1))
