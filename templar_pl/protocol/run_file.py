@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from templar_pl.errors import DocumentError, Fault
 from templar_pl.protocol.document import JsonMap, JsonValue, open_document, sign_document
+from templar_pl.protocol.fields import check_between, check_digests, check_names, digest_of, text_of, whole_of
 from templar_pl.protocol.keys import MAX_WINDOW, run_key
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.units import Window
@@ -18,7 +19,6 @@ MAX_NETUID = 2**16 - 1
 MAX_OBJECT_BYTES = 2**53 - 1
 
 _KIND = "run"
-_DIGEST_BYTES = 32
 _VERSION = re.compile(r"[0-9A-Za-z.+!_-]{1,64}")
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
 _FIELDS = {"run", "digest", "netuid", "start_window", "blocks_per_window", "version"}
@@ -40,9 +40,8 @@ class StoredFile:
     def __post_init__(self) -> None:
         if not re.fullmatch(rf"[^/]+/checkpoint(?:/{_SEGMENT}){{1,4}}", self.key):
             raise ValueError(f"the key of a checkpoint must be RUN/checkpoint/..., got {self.key[:80]!r}")
-        if len(self.sha256) != _DIGEST_BYTES:
-            raise ValueError(f"sha256 must have {_DIGEST_BYTES} bytes, got {len(self.sha256)}")
-        _check_ranges(self, size=(1, MAX_OBJECT_BYTES))
+        check_digests(self, "sha256")
+        check_between(self, size=(1, MAX_OBJECT_BYTES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +71,8 @@ class RunFile:
 
     def __post_init__(self) -> None:
         run_key(self.run)
-        if len(self.digest) != _DIGEST_BYTES:
-            raise ValueError(f"digest must have {_DIGEST_BYTES} bytes, got {len(self.digest)}")
-        _check_ranges(self, netuid=(0, MAX_NETUID), start_window=(0, MAX_WINDOW), blocks_per_window=(1, 10**6))
+        check_digests(self, "digest")
+        check_between(self, netuid=(0, MAX_NETUID), start_window=(0, MAX_WINDOW), blocks_per_window=(1, 10**6))
         if not _VERSION.fullmatch(self.version):
             raise ValueError(f"version must be 1..64 of 0-9, A-Z, a-z and `.+!_-`, got {self.version[:80]!r}")
         if self.checkpoint is not None and not self.checkpoint.key.startswith(f"{self.run}/"):
@@ -120,14 +118,14 @@ def decode_run_file(data: bytes, verify: Verify) -> tuple[bytes, RunFile]:
 
 def _read(statement: JsonMap) -> RunFile:
     """Return what a statement says. Raises `ValueError` if it is none about a run."""
-    _check_names(statement, _FIELDS | ({"checkpoint"} & statement.keys()))
+    check_names(statement, _FIELDS | ({"checkpoint"} & statement.keys()))
     return RunFile(
-        run=_text(statement, "run"),
-        digest=_digest(statement, "digest"),
-        netuid=_whole(statement, "netuid"),
-        start_window=Window(_whole(statement, "start_window")),
-        blocks_per_window=_whole(statement, "blocks_per_window"),
-        version=_text(statement, "version"),
+        run=text_of(statement, "run"),
+        digest=digest_of(statement, "digest"),
+        netuid=whole_of(statement, "netuid"),
+        start_window=Window(whole_of(statement, "start_window")),
+        blocks_per_window=whole_of(statement, "blocks_per_window"),
+        version=text_of(statement, "version"),
         checkpoint=_stored_file(statement["checkpoint"]) if "checkpoint" in statement else None,
     )
 
@@ -135,38 +133,5 @@ def _read(statement: JsonMap) -> RunFile:
 def _stored_file(value: JsonValue) -> StoredFile:
     if not isinstance(value, dict):
         raise ValueError("checkpoint must be a map")
-    _check_names(value, {"key", "sha256", "size"})
-    return StoredFile(key=_text(value, "key"), sha256=_digest(value, "sha256"), size=_whole(value, "size"))
-
-
-def _check_names(values: JsonMap, names: set[str]) -> None:
-    if values.keys() != names:
-        odd = ", ".join(sorted(values.keys() ^ names))[:200]
-        raise ValueError(f"it must have the fields {', '.join(sorted(names))}; missing or not known: {odd}")
-
-
-def _text(values: JsonMap, name: str) -> str:
-    value = values[name]
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text, got a {type(value).__name__}")
-    return value
-
-
-def _whole(values: JsonMap, name: str) -> int:
-    value = values[name]
-    if not isinstance(value, int):
-        raise ValueError(f"{name} must be a whole number, got a {type(value).__name__}")
-    return value
-
-
-def _digest(values: JsonMap, name: str) -> bytes:
-    text = _text(values, name)
-    if not re.fullmatch(f"[0-9a-f]{{{2 * _DIGEST_BYTES}}}", text):
-        raise ValueError(f"{name} must be {2 * _DIGEST_BYTES} of 0-9 and a-f, got {text[:80]!r}")
-    return bytes.fromhex(text)
-
-
-def _check_ranges(values: object, **ranges: tuple[int, int]) -> None:
-    for name, (low, high) in ranges.items():
-        if not low <= getattr(values, name) <= high:
-            raise ValueError(f"{name} must be in {low}..{high}, got {getattr(values, name)}")
+    check_names(value, {"key", "sha256", "size"})
+    return StoredFile(key=text_of(value, "key"), sha256=digest_of(value, "sha256"), size=whole_of(value, "size"))
