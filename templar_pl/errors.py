@@ -73,7 +73,18 @@ class PayloadError(TemplarError):
 class DocumentError(TemplarError):
     """Bytes are not the signed document that was asked for: take nothing from them.
 
-    `reason` says what is wrong, `fault` as one word: SIZE, FORMAT, SIGNATURE, CONTENT, SENDER or RUN.
+    `reason` says what is wrong, `fault` as one word: SIZE, FORMAT, SIGNATURE, CONTENT, SENDER, RUN, WINDOW or HASH.
+    """
+
+    def __init__(self, reason: str, *, fault: Fault) -> None:
+        super().__init__(reason)
+        self.reason, self.fault = reason, fault
+
+
+class AggregateError(TemplarError):
+    """Bytes are not the update that was asked for: what was read of it before counts for nothing.
+
+    `reason` says what is wrong, `fault` as one word: SIZE, FORMAT, RUN, WINDOW, SENDER, HASH, CONTENT or SIGNATURE.
     """
 
     def __init__(self, reason: str, *, fault: Fault) -> None:

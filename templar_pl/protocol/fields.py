@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from templar_pl.protocol.document import JsonMap
 
 DIGEST_BYTES = 32
+
+_MAX_NUMBER = 32  # characters; float.hex writes at most 24
 
 
 def check_names(values: JsonMap, names: set[str]) -> None:
@@ -38,6 +41,18 @@ def digest_of(values: JsonMap, name: str) -> bytes:
     if not re.fullmatch(f"[0-9a-f]{{{2 * DIGEST_BYTES}}}", text):
         raise ValueError(f"{name} must be {2 * DIGEST_BYTES} of 0-9 and a-f, got {text[:80]!r}")
     return bytes.fromhex(text)
+
+
+def number_of(values: JsonMap, name: str) -> float:
+    """Return the number that a text says in the form of `float.hex`."""
+    text = text_of(values, name)
+    try:
+        number = float.fromhex(text[:_MAX_NUMBER])
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or number.hex() != text:
+        raise ValueError(f"{name} must be a number as float.hex writes it, got {text[:80]!r}")
+    return number
 
 
 def check_digests(values: object, *names: str) -> None:

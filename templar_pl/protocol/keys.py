@@ -1,6 +1,7 @@
 """Names of the objects of a run in a bucket.
 
-Layout: `{run}/run.json`, `{run}/payload/{window:09d}/{uid}.bin`, `{run}/aggregate/{window:09d}.bin`,
+Layout: `{run}/run.json`, `{run}/payload/{window:09d}/{uid}.bin`, `{run}/manifest/{window:09d}.json`,
+`{run}/aggregate/{window:09d}.bin`, its notice `{run}/aggregate/{window:09d}.json`,
 `{run}/debug/{window:09d}/{uid}.json`, and `{run}/trial/{name}.bin` while `doctor` tries out the keys of a bucket.
 Windows have nine digits, so that the order of the names is the order of time.
 """
@@ -91,6 +92,16 @@ def debug_keys(run: str, uid: Uid) -> WindowKeys:
 def aggregate_keys(run: str) -> WindowKeys:
     """Return the keys of the updates of a run. Raises `ValueError` for an unsafe run name."""
     return WindowKeys(f"{_checked_run(run)}/aggregate/", ".bin")
+
+
+def notice_keys(run: str) -> WindowKeys:
+    """Return the keys of the notices of aggregates. Raises `ValueError` for an unsafe run name."""
+    return WindowKeys(f"{_checked_run(run)}/aggregate/", ".json")
+
+
+def manifest_keys(run: str) -> WindowKeys:
+    """Return the keys of the manifests of a run. Raises `ValueError` for an unsafe run name."""
+    return WindowKeys(f"{_checked_run(run)}/manifest/", ".json")
 
 
 def parse_payload_key(key: str) -> PayloadKey:

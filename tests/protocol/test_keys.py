@@ -10,6 +10,8 @@ from templar_pl.protocol import (
     PayloadKey,
     aggregate_keys,
     debug_keys,
+    manifest_keys,
+    notice_keys,
     parse_payload_key,
     payload_key,
     payload_keys,
@@ -32,6 +34,8 @@ def test_the_keys_of_a_run_read_as_documented() -> None:
     assert payload_key("my-run", Window(42), Uid(7)) == "my-run/payload/000000042/7.bin"
     assert debug_keys("my-run", Uid(7)).key(Window(42)) == "my-run/debug/000000042/7.json"
     assert aggregate_keys("my-run").key(Window(42)) == "my-run/aggregate/000000042.bin"
+    assert notice_keys("my-run").key(Window(42)) == "my-run/aggregate/000000042.json"
+    assert manifest_keys("my-run").key(Window(42)) == "my-run/manifest/000000042.json"
 
 
 @given(runs, windows, uids)
@@ -41,7 +45,7 @@ def test_parsing_undoes_making_a_payload_key(run: str, window: Window, uid: Uid)
 
 @given(runs, windows, uids)
 def test_the_window_of_a_key_is_told_by_keys_of_its_kind_run_and_node_only(run: str, window: Window, uid: Uid) -> None:
-    kinds = [payload_keys(run, uid), debug_keys(run, uid), aggregate_keys(run)]
+    kinds = [payload_keys(run, uid), debug_keys(run, uid), aggregate_keys(run), notice_keys(run), manifest_keys(run)]
     kinds += [payload_keys(run, Uid((uid + 1) % MAX_UID)), payload_keys(f"{run[:60]}-b", uid)]
 
     for place, keys in enumerate(kinds):
@@ -101,6 +105,9 @@ def test_an_unsafe_run_name_is_refused(run: str) -> None:
     for make in (
         run_key,
         payload_prefix,
+        aggregate_keys,
+        notice_keys,
+        manifest_keys,
         lambda name: trial_key(name, "a"),
         lambda name: payload_key(name, Window(0), Uid(0)),
     ):

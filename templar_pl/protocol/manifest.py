@@ -1,0 +1,210 @@
+"""The manifest of a window: which payloads it consisted of and where that led, signed by the aggregator.
+
+The aggregate of the window comes after it, and names the SHA-256 of the manifest as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from templar_pl.config import MAX_PEERS
+from templar_pl.errors import DocumentError, Fault, PayloadError, StoreError
+from templar_pl.protocol.agreement import Settlement
+from templar_pl.protocol.document import MAX_INTEGER, JsonMap, open_document, sign_document
+from templar_pl.protocol.fields import (
+    DIGEST_BYTES,
+    check_between,
+    check_digests,
+    check_names,
+    digest_of,
+    number_of,
+    text_of,
+    whole_of,
+)
+from templar_pl.protocol.keys import MAX_UID, MAX_WINDOW
+from templar_pl.protocol.signing import Signer, Verify
+from templar_pl.units import Uid, Window
+
+MAX_MANIFEST_BYTES = 2**18
+"""Each of 512 uids takes some 90 bytes, 310 at most."""
+
+MAX_WORDS = 120
+"""Characters of the words with which a uid is left out."""
+
+_KIND = "manifest"
+_MAX_TIME = 2.0**40
+_UID = re.compile(r"0|[1-9][0-9]{0,9}")
+_MANIFEST_FIELDS = {"run", "window", "peers", "opened_at", "closed_at", "before", "after", "steps", "learning_rate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Why a selected uid is left out. Raises `ValueError` for words that a log could not take as they are."""
+
+    fault: Fault
+    words: str
+    """0..MAX_WORDS printable ASCII characters."""
+
+    def __post_init__(self) -> None:
+        if len(self.words) > MAX_WORDS or not (self.words.isascii() and self.words.isprintable()):
+            raise ValueError(f"words must be at most {MAX_WORDS} printable ASCII characters, got {self.words[:200]!r}")
+
+    @staticmethod
+    def because(error: PayloadError | StoreError) -> Exclusion:
+        """Return the exclusion of a peer whose payload could not be taken; a store that failed leaves it MISSING."""
+        fault, words = (error.fault, error.reason) if isinstance(error, PayloadError) else (Fault.MISSING, str(error))
+        kept = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in words[:MAX_WORDS])
+        return Exclusion(fault, kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a window was. Raises `ValueError` for a value out of range."""
+
+    run: bytes
+    """Digest of the run's settings, as payloads carry it; 32 bytes."""
+
+    window: Window
+    """0..MAX_WINDOW."""
+
+    payloads: Mapping[Uid, bytes]
+    """SHA-256 (32 bytes) of the payload of each uid that took part."""
+
+    left_out: Mapping[Uid, Exclusion]
+    """Every other uid that was selected; both together at most MAX_PEERS, uids 0..MAX_UID."""
+
+    opened_at: float
+    """UTC seconds by the store's clock at which uploads were first accepted; 0..2**40."""
+
+    closed_at: float
+    """UTC seconds by the store's clock at which the last accepted upload may have landed; opened_at..2**40."""
+
+    before: bytes
+    """Fingerprint of the parameters before the update; 32 bytes."""
+
+    after: bytes
+    """Fingerprint of the parameters after it; 32 bytes."""
+
+    steps: int
+    """Updates applied since the run began, this one included; 1..2**53 - 1."""
+
+    learning_rate: float
+    """With which the update was applied; finite, at least 0; it travels with all its bits."""
+
+    def __post_init__(self) -> None:
+        check_digests(self, "run", "before", "after")
+        check_between(
+            self,
+            window=(0, MAX_WINDOW),
+            opened_at=(0, _MAX_TIME),
+            closed_at=(self.opened_at, _MAX_TIME),
+            steps=(1, MAX_INTEGER),
+            learning_rate=(0, math.nextafter(math.inf, 0)),
+        )
+        for name in ("opened_at", "closed_at", "learning_rate"):
+            if math.copysign(1, getattr(self, name)) < 0:
+                raise ValueError(f"{name} must be no negative zero: one number has one encoding")
+        _check_peers(self.payloads, self.left_out)
+
+    def settlement(self) -> Settlement:
+        """Return the list that all nodes apply."""
+        payloads = {uid: self.payloads[uid] for uid in sorted(self.payloads)}
+        return Settlement(self.window, payloads, self.opened_at, self.closed_at)
+
+
+def encode_manifest(manifest: Manifest, signer: Signer) -> bytes:
+    """Write and sign a manifest, in at most MAX_MANIFEST_BYTES bytes."""
+    peers: JsonMap = {str(uid): {"sha256": sha256.hex()} for uid, sha256 in manifest.payloads.items()}
+    for uid, why in manifest.left_out.items():
+        peers[str(uid)] = {"fault": why.fault.value, "words": why.words}
+    statement: JsonMap = {
+        "run": manifest.run.hex(),
+        "window": manifest.window,
+        "peers": peers,
+        "opened_at": float(manifest.opened_at).hex(),
+        "closed_at": float(manifest.closed_at).hex(),
+        "before": manifest.before.hex(),
+        "after": manifest.after.hex(),
+        "steps": manifest.steps,
+        "learning_rate": float(manifest.learning_rate).hex(),
+    }
+    return sign_document(_KIND, statement, signer)
+
+
+def decode_manifest(data: bytes, verify: Verify) -> tuple[bytes, Manifest]:
+    """Read and check a manifest.
+
+    Args:
+        data: bytes of any content and length.
+        verify: checks a signature.
+
+    Returns:
+        The public key of whoever signed it, which may be anybody, and what it says.
+
+    Raises:
+        DocumentError: the bytes are no manifest, or the signature is not good. The fault is SIZE, FORMAT, SIGNATURE or
+            CONTENT.
+    """
+    document = open_document(_KIND, data, verify, max_bytes=MAX_MANIFEST_BYTES)
+    try:
+        return document.public_key, _read_manifest(document.statement)
+    except ValueError as error:
+        raise DocumentError(f"no manifest: {error}", fault=Fault.CONTENT) from error
+
+
+def _check_peers(payloads: Mapping[Uid, bytes], left_out: Mapping[Uid, Exclusion]) -> None:
+    if twice := payloads.keys() & left_out.keys():
+        raise ValueError(f"a uid takes part or is left out, not both: {sorted(twice)[:8]}")
+    if len(payloads) + len(left_out) > MAX_PEERS:
+        raise ValueError(f"at most {MAX_PEERS} uids are selected, got {len(payloads) + len(left_out)}")
+    for uid in (*payloads, *left_out):
+        if not 0 <= uid <= MAX_UID:
+            raise ValueError(f"uid must be in 0..{MAX_UID}, got {uid}")
+    for uid, sha256 in payloads.items():
+        if len(sha256) != DIGEST_BYTES:
+            raise ValueError(f"sha256 of the payload of uid {uid} must have {DIGEST_BYTES} bytes, got {len(sha256)}")
+
+
+def _read_manifest(statement: JsonMap) -> Manifest:
+    """Return what a statement says. Raises `ValueError` if it is none about a window."""
+    check_names(statement, _MANIFEST_FIELDS)
+    peers = statement["peers"]
+    if not isinstance(peers, dict) or len(peers) > MAX_PEERS:
+        raise ValueError(f"peers must be a map of at most {MAX_PEERS}")
+    payloads: dict[Uid, bytes] = {}
+    left_out: dict[Uid, Exclusion] = {}
+    for uid in sorted(map(_uid, peers)):
+        entry = peers[str(uid)]
+        if not isinstance(entry, dict):
+            raise ValueError(f"what is said of uid {uid} must be a map")
+        if "sha256" in entry:
+            check_names(entry, {"sha256"})
+            payloads[uid] = digest_of(entry, "sha256")
+        else:
+            left_out[uid] = _read_exclusion(entry)
+    return Manifest(
+        run=digest_of(statement, "run"),
+        window=Window(whole_of(statement, "window")),
+        payloads=payloads,
+        left_out=left_out,
+        opened_at=number_of(statement, "opened_at"),
+        closed_at=number_of(statement, "closed_at"),
+        before=digest_of(statement, "before"),
+        after=digest_of(statement, "after"),
+        steps=whole_of(statement, "steps"),
+        learning_rate=number_of(statement, "learning_rate"),
+    )
+
+
+def _uid(text: str) -> Uid:
+    if not _UID.fullmatch(text):
+        raise ValueError(f"a uid must be a whole number without leading zeros, got {text!r}")
+    return Uid(int(text))
+
+
+def _read_exclusion(values: JsonMap) -> Exclusion:
+    check_names(values, {"fault", "words"})
+    return Exclusion(Fault(text_of(values, "fault")), text_of(values, "words"))
