@@ -42,7 +42,9 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 
 @given(statements)
 def test_any_other_statement_is_refused(statement: JsonMap) -> None:
-    assert fault_of(slow_document("aggregate", statement, SIGNER)) is Fault.CONTENT
+    data = slow_document("aggregate", statement, SIGNER)
+
+    assert fault_of(data) is (Fault.CONTENT if len(data) <= MAX_NOTICE_BYTES else Fault.SIZE)
 
 
 def test_too_many_bytes_are_refused() -> None:
