@@ -1,5 +1,6 @@
 """Buckets, gathers and the round trip of one window."""
 
+from templar_pl.exchange.aggregates import AggregatePublisher, AggregateSource, StandingManifest, read_aggregate
 from templar_pl.exchange.credentials import BucketAddress, R2Credentials, credentials_from, parse_address
 from templar_pl.exchange.gather import Gathered, Interval, Request, gather
 from templar_pl.exchange.large_objects import FileDigest, LargeBucket, LargeReader
@@ -12,6 +13,8 @@ from templar_pl.exchange.run_files import fetch_run_file, own_run_file, publish_
 from templar_pl.exchange.store import Bucket, BucketReader, Buckets, ObjectInfo
 
 __all__ = [
+    "AggregatePublisher",
+    "AggregateSource",
     "Bucket",
     "BucketAddress",
     "BucketReader",
@@ -33,6 +36,7 @@ __all__ = [
     "R2Reader",
     "Request",
     "Retention",
+    "StandingManifest",
     "credentials_from",
     "fetch_run_file",
     "gather",
@@ -40,4 +44,5 @@ __all__ = [
     "parse_address",
     "publish",
     "publish_run_file",
+    "read_aggregate",
 ]
