@@ -60,6 +60,8 @@ class LoopThread:
         self._loop: _Loop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        # A loop holds its tasks weakly. One that waits for an event which only it knows would be swept away half done.
+        self._background: list[concurrent.futures.Future[None]] = []
 
     def start(self) -> None:
         """Start the thread. Does nothing if it runs."""
@@ -107,7 +109,7 @@ class LoopThread:
         """
         with self._lock:
             loop = self._running()
-            asyncio.run_coroutine_threadsafe(_supervise(work, what), loop)
+            self._background.append(asyncio.run_coroutine_threadsafe(_supervise(work, what), loop))
 
     def stop(self, finish: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Cancel everything, let go of what `finish` closes, and end the thread. Does nothing if it does not run.
@@ -116,8 +118,8 @@ class LoopThread:
             finish: makes a last coroutine, which is given `CLOSE_TIMEOUT_S`.
         """
         with self._lock:
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
+            loop, thread, background = self._loop, self._thread, self._background
+            self._loop, self._thread, self._background = None, None, []
         if loop is None or thread is None:
             return
         closing = asyncio.run_coroutine_threadsafe(_close(finish), loop)
@@ -128,6 +130,7 @@ class LoopThread:
         finally:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(2 * CLOSE_TIMEOUT_S)
+            background.clear()
 
     def _running(self) -> _Loop:
         if self._loop is None:

@@ -258,3 +258,25 @@ def test_nobody_complains_of_how_an_ended_task_ended(caplog: pytest.LogCaptureFi
     gc.collect()
 
     assert caplog.messages == []
+
+
+def test_background_work_that_nobody_else_knows_is_not_swept_away(
+    loop: LoopThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    work, began = Work(), threading.Event()
+
+    async def wait_for_nobody() -> None:
+        event = asyncio.Event()
+        began.set()
+        try:
+            await event.wait()
+        finally:
+            work.cancelled.set()
+
+    loop.keep_running(wait_for_nobody, "a hermit")
+    assert began.wait(SOON_S)
+    for _ in range(3):
+        gc.collect()
+
+    assert not work.cancelled.is_set()
+    assert not caplog.records
