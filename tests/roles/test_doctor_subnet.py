@@ -225,10 +225,13 @@ def test_a_commitment_is_recognised_and_another_one_is_said_to_be_replaced(
     world.registered("alice")
     world.network("alice", start_window=60).open(DIGEST, HPARAMS.window).close()
 
+    world.fake.mine(REGISTER_BLOCKS + 20)
+    world.age(0.0)
     same, other = (world.seen("alice", kind=kind, start_window=60) for kind in ("local", "r2"))
 
     assert "the own bucket, as it should be" in same["commitment"].found
     assert "another bucket or read key: `fit` replaces it" in other["commitment"].found
+    assert same["payloads count"].found.startswith("now:")
     assert "at the earliest" in other["payloads count"].found
 
 
