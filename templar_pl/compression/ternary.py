@@ -202,7 +202,9 @@ def _place(signs: Ternary, is_chosen: Plane, out: Ternary) -> None:
 def _runs(is_chosen: Plane) -> list[tuple[int, int]] | None:
     """Return start and end of each run of chosen places; None if they are too many to copy them one by one."""
     edges = np.flatnonzero(np.diff(is_chosen, prepend=False, append=False))
-    return None if 512 * len(edges) > len(is_chosen) else edges.reshape(-1, 2).tolist()
+    if 512 * len(edges) > len(is_chosen):
+        return None
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
 def _pack_bits(bits: Plane) -> bytes:

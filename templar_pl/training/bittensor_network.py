@@ -138,14 +138,15 @@ class BittensorNetwork:
             buckets = self._buckets(signer.hotkey)
             if self._r2 is not None:
                 self._r2.own().check()
-            chain.commit(self._address(signer))
-            terms = self._terms(digest, window)
+            # Asked before anything is written: the chain takes few commitments in an epoch.
+            terms, address = self._terms(digest, window), self._address(signer)
             start = terms.start(chain, buckets)
             if start.teller is None:
                 publish_run_file(buckets.own(), terms.file(start.window), signer, verify)
             else:
                 log.info("uid %d says that the run began with window %d", start.teller, start.window)
-            self._say_when_it_counts(chain, uid)
+            chain.commit(address)
+            _say_when_it_counts(chain, uid, address)
         except (ConfigError, ChainError, StoreError):
             chain.close()
             raise
@@ -197,8 +198,14 @@ class BittensorNetwork:
             leader=self._config.leader,
         )
 
-    def _say_when_it_counts(self, chain: BittensorChain, uid: Uid) -> None:
-        """Tell a newcomer why its first windows go on without it."""
-        if uid not in chain.candidates(Window(chain.window() + 1)):
-            minutes = chain.seconds_to_next_register() / 60
-            log.info("uid %d is new: its payloads count in %.1f min, when all nodes know of it", uid, minutes)
+
+def _say_when_it_counts(chain: BittensorChain, uid: Uid, address: str) -> None:
+    """Tell a newcomer, or who has moved to another bucket, why the first windows go on without it."""
+    known = chain.candidates(Window(chain.window() + 1)).get(uid)
+    minutes = chain.seconds_to_next_register() / 60
+    if known is None or not known.address:
+        log.info("uid %d is new: its payloads count in %.1f min, when all nodes know of it", uid, minutes)
+    elif known.address != address:
+        log.info(
+            "uid %d moved to another bucket: its payloads count in %.1f min, when all nodes know of it", uid, minutes
+        )

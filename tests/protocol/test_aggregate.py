@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_a_longer_aggregate_is_refused(more: bytes) -> None:
     ],
 )
 def test_an_aggregate_of_something_else_is_refused_with_its_fault(
-    changes: dict[str, object], fault: Fault, reason: str
+    changes: dict[str, Any], fault: Fault, reason: str
 ) -> None:
     with pytest.raises(AggregateError, match=reason) as caught:
         decode(GOOD, **changes)

@@ -41,7 +41,7 @@ def test_nobody_starves_whoever_comes_and_goes(miners: int, count: int, newcomer
         since.update({Uid(1000 * window + number): window for number in range(newcomers)})
         present = {uid: at for uid, at in since.items() if uid == 0 or chance.random() < 0.7}
         chosen = choose_evaluated(window, present, count)
-        since.update(dict.fromkeys(chosen, window))
+        since |= dict.fromkeys(chosen, window)
         waited = 0 if 0 in chosen else waited + 1
         # Those before uid 0 in the queue are fewer than all who joined until its last evaluation.
         allowed = max(allowed, -(-sum(at <= since[Uid(0)] for at in since.values()) // count))

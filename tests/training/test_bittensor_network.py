@@ -151,6 +151,27 @@ def test_another_beginning_than_was_published_is_refused(world: World) -> None:
         world.join("leader", start_window=41)
 
 
+def test_a_start_that_fails_has_committed_nothing(world: World) -> None:
+    world.register("miner")
+
+    with pytest.raises(ConfigError, match="nobody tells"):
+        world.join("miner")
+
+    assert world.subnet.subnet.commitments == {}
+
+
+def test_a_newcomer_is_told_when_it_counts(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    world.register("leader", stake=1.0)
+    world.join("leader", start_window=40).close()
+    assert caplog.messages == ["uid 0 is new: its payloads count in 11.4 min, when all nodes know of it"]
+
+    caplog.clear()
+    world.fake.mine(2 * REGISTER_BLOCKS)
+    world.join("leader", start_window=40)
+    assert caplog.messages == []
+
+
 def test_a_hotkey_that_is_not_registered_is_told_the_command(world: World) -> None:
     with pytest.raises(ConfigError, match=COMMAND):
         world.join("stranger", start_window=40)
