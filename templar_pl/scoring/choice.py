@@ -9,10 +9,11 @@ from templar_pl.units import Uid, Window
 
 
 def choose_evaluated(window: Window, waiting_since: Mapping[Uid, Window], count: int) -> list[Uid]:
-    """Choose those who have waited longest; among equals, by SHA-256 of (window, uid).
+    """Choose half by who has waited longest, among equals by SHA-256 of (window, uid), and half by that alone.
 
     Whoever has waited since window v is chosen after at most as many others as waited since v or longer, however many
-    newcomers there are: nobody starves.
+    newcomers there are: nobody starves. By waiting alone the same miners would meet for ever, and ratings of
+    groups that never meet cannot be compared: with 4 of 8 a window, both groups stay as they are.
 
     Args:
         window: that is evaluated.
@@ -29,7 +30,9 @@ def choose_evaluated(window: Window, waiting_since: Mapping[Uid, Window], count:
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     queue = sorted(waiting_since, key=lambda uid: (waiting_since[uid], ticket(window, uid), uid))
-    return sorted(queue[:count])
+    first, others = queue[: (count + 1) // 2], queue[(count + 1) // 2 :]
+    drawn = sorted(others, key=lambda uid: (ticket(window, uid), uid))
+    return sorted(first + drawn[: count - len(first)])
 
 
 def ticket(window: Window, uid: Uid) -> bytes:

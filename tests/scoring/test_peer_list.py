@@ -131,6 +131,20 @@ def test_a_list_below_the_minimum_is_filled_at_once() -> None:
     assert next_peer_list(current, Window(4), [Uid(1), Uid(3), Uid(4)], weigh(4, 1), SMALL).uids == (1, 4)
 
 
+def test_a_short_list_is_filled_to_the_minimum_whatever_may_be_replaced() -> None:
+    peers = PeersConfig(max_topk_peers=5, minimum_peers=4, peers_to_replace=0)
+
+    assert len(next_peer_list(PeerList(Window(0), (Uid(0),)), Window(5), FIVE, weigh(1, 2, 3, 4), peers).uids) == 4
+
+
+@pytest.mark.parametrize("members", [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)])
+def test_members_stay_among_equals(members: tuple[int, int]) -> None:
+    current = PeerList(Window(0), (Uid(members[0]), Uid(members[1])))
+
+    peers = PeersConfig(max_topk_peers=2, minimum_peers=2)
+    assert next_peer_list(current, Window(5), FIVE, {}, peers) is current
+
+
 @pytest.mark.parametrize("window", [0, 5])
 def test_nobody_active_empties_the_list(window: int) -> None:
     current = PeerList(Window(0), (Uid(0),))

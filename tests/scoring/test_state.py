@@ -233,7 +233,7 @@ def test_those_who_waited_longest_and_newcomers_behind_them_are_chosen() -> None
 
     assert choose_from(state, present, Window(3), 1) == [1]
     assert sorted(choose_from(state, present, Window(3), 4)) == [0, 1, 2, 3]
-    assert 3 not in choose_from(state, present, Window(3), 3)
+    assert 1 in choose_from(state, present, Window(3), 2)
     assert choose_from(state, (presence(1, hotkey="b"), presence(0)), Window(3), 1) == [0]
 
 
