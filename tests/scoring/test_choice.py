@@ -64,11 +64,12 @@ def test_a_choice_is_written_down() -> None:
 
 
 def test_everybody_meets_everybody() -> None:
-    since, met = dict.fromkeys(map(Uid, range(8)), Window(0)), set()
+    since, met = {Uid(uid): Window(0) for uid in range(8)}, set()
     for window in map(Window, range(1, 60)):
         chosen = choose_evaluated(window, since, 4)
         met |= {(one, other) for one in chosen for other in chosen if one < other}
-        since |= dict.fromkeys(chosen, window)
+        for uid in chosen:
+            since[uid] = window
 
     assert len(met) == 8 * 7 / 2
 
