@@ -207,3 +207,46 @@ def test_padding_behind_the_signs_must_be_zero(numel: int) -> None:
 def test_a_place_behind_the_end_is_refused() -> None:
     with pytest.raises(TernaryError, match="place 127 is listed in a block of 100 elements"):
         unpack(slow_listing(ZEROS, [127], 100) + bytes(13), 100)
+
+
+def test_rests_are_as_wide_as_the_definition_says() -> None:
+    for numel in (1, 2, 1000, 1001, 65_537, MAX_BLOCK_NUMEL):
+        for count in {1, numel, *np.geomspace(1, numel, 400).astype(int).tolist()}:
+            width = 0
+            while 2000 * count * 2**width <= 962 * (numel - count) + 481 * count:
+                width += 1
+            assert rice_width(numel, count) == width
+    assert rice_width(1000, 0) == 0
+
+
+def _dense_block() -> bytearray:
+    """Return 5000 elements: 122 words, the last one of 39 elements, and their carries."""
+    data = bytearray(pack_block(scattered(5000, 0.35, 5)))
+    assert data[0] == DENSE
+    return data
+
+
+def test_the_digits_behind_the_last_element_must_be_zero() -> None:
+    data = _dense_block()
+    last = 9 + 8 * 121
+    number = int.from_bytes(data[last : last + 8], "little")
+    data[last : last + 8] = (number + 3**39).to_bytes(8, "little")
+
+    with pytest.raises(TernaryError, match="not the only form"):
+        unpack(bytes(data), 5000)
+
+
+def test_a_word_beyond_the_last_number_of_its_digits_is_refused() -> None:
+    data = _dense_block()
+    data[9:17], data[9 + 8 * 122] = b"\xff" * 8, data[9 + 8 * 122] | 1
+
+    with pytest.raises(TernaryError, match="not the only form"):
+        unpack(bytes(data), 5000)
+
+
+def test_the_padding_behind_the_carries_must_be_zero() -> None:
+    data = _dense_block()
+    data[-1] |= 0x80
+
+    with pytest.raises(TernaryError, match="not the only form"):
+        unpack(bytes(data), 5000)
