@@ -199,7 +199,7 @@ def _place(signs: Ternary, is_chosen: Plane, out: Ternary) -> None:
             first += end - start
 
 
-def _runs(is_chosen: Plane) -> list[list[int]] | None:
+def _runs(is_chosen: Plane) -> list[tuple[int, int]] | None:
     """Return start and end of each run of chosen places; None if they are too many to copy them one by one."""
     edges = np.flatnonzero(np.diff(is_chosen, prepend=False, append=False))
     if 512 * len(edges) > len(is_chosen):

@@ -164,7 +164,8 @@ def test_a_newcomer_is_told_when_it_counts(world: World, caplog: pytest.LogCaptu
     caplog.set_level("INFO")
     world.register("leader", stake=1.0)
     world.join("leader", start_window=40).close()
-    assert caplog.messages == ["uid 0 is new: its payloads count in 11.4 min, when all nodes know of it"]
+    (message,) = caplog.messages
+    assert message.startswith("uid 0 is new: its payloads count in 11.")
 
     caplog.clear()
     world.fake.mine(2 * REGISTER_BLOCKS)
