@@ -90,3 +90,15 @@ class AggregateError(TemplarError):
     def __init__(self, reason: str, *, fault: Fault) -> None:
         super().__init__(reason)
         self.reason, self.fault = reason, fault
+
+
+class CheckpointError(TemplarError):
+    """A checkpoint of the network cannot be used: take the next older one, or that of another node.
+
+    `reason` says what is wrong, `fault` as one word: MISSING, SIZE, FORMAT, RUN, WINDOW, SENDER, SIGNATURE, HASH or
+    CONTENT.
+    """
+
+    def __init__(self, reason: str, *, fault: Fault) -> None:
+        super().__init__(reason)
+        self.reason, self.fault = reason, fault

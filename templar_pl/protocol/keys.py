@@ -2,7 +2,8 @@
 
 Layout: `{run}/run.json`, `{run}/payload/{window:09d}/{uid}.bin`, `{run}/manifest/{window:09d}.json`,
 `{run}/aggregate/{window:09d}.bin`, its notice `{run}/aggregate/{window:09d}.json`,
-`{run}/debug/{window:09d}/{uid}.json`, and `{run}/trial/{name}.bin` while `doctor` tries out the keys of a bucket.
+`{run}/checkpoint/{window:09d}/{name}`, `{run}/checkpoint/latest.json`, `{run}/debug/{window:09d}/{uid}.json`, and
+`{run}/trial/{name}.bin` while `doctor` tries out the keys of a bucket.
 Windows have nine digits, so that the order of the names is the order of time.
 """
 
@@ -102,6 +103,21 @@ def notice_keys(run: str) -> WindowKeys:
 def manifest_keys(run: str) -> WindowKeys:
     """Return the keys of the manifests of a run. Raises `ValueError` for an unsafe run name."""
     return WindowKeys(f"{_checked_run(run)}/manifest/", ".json")
+
+
+def checkpoint_prefix(run: str) -> str:
+    """Return what the keys of all checkpoints of a run begin with. Raises `ValueError` for an unsafe run name."""
+    return f"{_checked_run(run)}/checkpoint/"
+
+
+def checkpoint_keys(run: str, name: str) -> WindowKeys:
+    """Return the keys of one file of every checkpoint of a run. Raises `ValueError` for an unsafe run name."""
+    return WindowKeys(checkpoint_prefix(run), f"/{name}")
+
+
+def latest_key(run: str) -> str:
+    """Return the key of what names the newest checkpoint. Raises `ValueError` for an unsafe run name."""
+    return f"{checkpoint_prefix(run)}latest.json"
 
 
 def parse_payload_key(key: str) -> PayloadKey:
