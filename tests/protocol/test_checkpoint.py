@@ -106,7 +106,7 @@ def test_any_other_statement_is_refused(statement: JsonMap) -> None:
     for kind, decode in (("checkpoint", decode_checkpoint), ("latest", decode_latest)):
         with pytest.raises(DocumentError) as caught:
             decode(slow_document(kind, statement, SIGNER), verify_hash)
-        assert caught.value.fault is Fault.CONTENT
+        assert caught.value.fault in (Fault.CONTENT, Fault.SIZE)
         assert len(str(caught.value)) < 600
 
 
@@ -183,7 +183,7 @@ def test_tensors_of_an_optimizer_without_its_state_are_refused() -> None:
 def test_a_file_of_another_window_is_not_named() -> None:
     other = StoredFile(key="my-run/checkpoint/000001233/model.safetensors", sha256=bytes(32), size=1)
 
-    with pytest.raises(ValueError, match="the key of model.safetensors must be my-run/checkpoint/000001234/model"):
+    with pytest.raises(ValueError, match=r"the key of model\.safetensors must be my-run/checkpoint/000001234/model"):
         checkpoint(model=other)
 
 
