@@ -35,7 +35,8 @@ class Node:
         assert self.state.optimizer is not None
         for _ in range(windows):
             self.state.optimizer.zero_grad()
-            sum(p.square().mean() * torch.randn(()) for p in self.model.parameters()).backward()
+            losses = [p.square().mean() * torch.randn(()) for p in self.model.parameters()]
+            torch.stack(losses).sum().backward()
             self.state.optimizer.step()
             for schedule in self.state.schedules:
                 schedule.step()

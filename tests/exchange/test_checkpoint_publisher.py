@@ -157,7 +157,11 @@ def test_training_goes_on_while_a_checkpoint_is_on_its_way_and_another_is_not_be
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     may_go_on = threading.Event()
-    one = publisher(Watched(bucket(tmp_path), lambda *_: may_go_on.wait(60) and None), tmp_path)
+
+    def hold(name: str, key: str) -> None:
+        may_go_on.wait(60)
+
+    one = publisher(Watched(bucket(tmp_path), hold), tmp_path)
     veteran, joiner = adamw(1).train(5), adamw(2)
     as_it_was = veteran.numbers()
 
