@@ -237,9 +237,13 @@ def publish_snapshot(
         state=description,
         tokens=moment.tokens,
     )
+    try:
+        data = encode_checkpoint(checkpoint, author.signer)
+    except ValueError as error:
+        raise CheckpointError(f"it cannot be described: {error}", fault=Fault.SIZE) from error
     part = folder / f"{CHECKPOINT_FILE}.part"
     with explained("write", part):
-        part.write_bytes(encode_checkpoint(checkpoint, author.signer))
+        part.write_bytes(data)
         part.replace(folder / CHECKPOINT_FILE)
     return publish_sealed(bucket, author, folder)
 

@@ -236,6 +236,16 @@ def test_a_model_that_diverged_is_not_published(tmp_path: Path, caplog: pytest.L
     assert windows(tmp_path) == []
 
 
+def test_a_state_too_large_for_a_document_is_not_published(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = publisher(bucket(tmp_path), tmp_path)
+
+    assert one.offer(moment(1), odd_optimizer(lambda o, _: o.param_groups[0].update(note="x" * 2**18)))
+    assert one.wait(60) is None
+
+    assert "it cannot be described: checkpoint.json has at most 262144 bytes" in caplog.text
+    assert windows(tmp_path) == []
+
+
 def odd_optimizer(change: Callable[[torch.optim.Optimizer, nn.Parameter], object]) -> ModelState:
     node = adamw(1).train(1)
     assert node.state.optimizer is not None
