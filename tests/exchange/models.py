@@ -124,3 +124,7 @@ def wanted(node: Node) -> Wanted:
 
 def key(applied: int, name: str) -> str:
     return f"{RUN}/checkpoint/{START + applied:09d}/{name}"
+
+
+def stored(folder: Path, applied: int, name: str) -> Path:
+    return folder / "store" / "peer" / key(applied, name)
