@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,7 @@ from templar_pl.chain.block_clock import BlockClock
 from templar_pl.errors import ChainError
 from templar_pl.units import Block, Uid, Window
 from tests.chain.nodes import ManualTime, wait_until
-from tests.chain.subnets import CountingSubstrate, Subnet, lines_of, mining_irregularly
+from tests.chain.subnets import Subnet, lines_of, mining_irregularly
 from tests.servers.subtensor_link import Link
 
 BLOCK_S = 0.4
@@ -318,128 +316,3 @@ def test_of_several_outages_in_a_row_each_is_told_once(tmp_path: Path) -> None:
         subnet.close()
 
     assert ["is back at block" in line for line in lines] == [False, True] * len(FAULTS)
-
-
-def test_a_subscription_that_dies_while_the_chain_answers_is_renewed_without_a_word(tmp_path: Path) -> None:
-    subnet = Subnet(tmp_path, head=100, seconds_per_block=12.0)
-    subnet.join("own")
-    link = subnet.fake.link
-    try:
-        with lines_of("local") as lines:
-            node = subnet.opened("own")
-            wait_until(lambda: link.num_subscribed == 1)
-            link.hang()
-            link.cut()
-            link.mend()
-            wait_until(lambda: link.num_subscribed == 1)
-            head = subnet.fake.mine().number
-            wait_until(lambda: node.block() == head)
-    finally:
-        subnet.close()
-
-    assert lines == []
-
-
-def test_a_chain_that_makes_no_blocks_and_answers_is_not_lost(tmp_path: Path) -> None:
-    subnet = Subnet(tmp_path, head=100, seconds_per_block=0.1)
-    subnet.join("own")
-    try:
-        with lines_of("local") as lines:
-            node = subnet.opened("own")
-            time.sleep(1.0)
-            assert node.block() == 100
-    finally:
-        subnet.close()
-
-    assert lines == []
-
-
-class Odd(Exception):  # noqa: N818 - as the package might raise it
-    """An error that nobody knows of."""
-
-
-class Stumbling(CountingSubstrate):
-    """A connection whose first subscription dies of something unheard of."""
-
-    async def blocks(self, *, finalized: bool = False) -> AsyncIterator[dict[str, Any]]:
-        self.asked.append("blocks")
-        if self.asked.count("blocks") == 1:
-            raise Odd("of a subscription")
-        async for head in super().blocks(finalized=finalized):
-            yield head
-
-
-class Mute(CountingSubstrate):
-    """A connection whose first subscription tells nothing."""
-
-    async def blocks(self, *, finalized: bool = False) -> AsyncIterator[dict[str, Any]]:
-        self.asked.append("blocks")
-        if self.asked.count("blocks") == 1:
-            await asyncio.sleep(3600)
-        async for head in super().blocks(finalized=finalized):
-            yield head
-
-
-class Clinging(CountingSubstrate):
-    """A connection whose first subscription tells nothing, and whose end nobody is told of."""
-
-    async def blocks(self, *, finalized: bool = False) -> AsyncIterator[dict[str, Any]]:
-        self.asked.append("blocks")
-        if self.asked.count("blocks") == 1:
-            try:
-                await asyncio.sleep(3600)
-            finally:
-                try:
-                    await asyncio.sleep(3600)
-                finally:
-                    self.asked.append("gone")
-        async for head in super().blocks(finalized=finalized):
-            yield head
-
-
-def test_a_subscription_that_will_not_end_is_let_go_of(tmp_path: Path) -> None:
-    subnet = Subnet(tmp_path, head=100, seconds_per_block=0.2)
-    subnet.join("own")
-    try:
-        subnet.opened("own", open_substrate=lambda: Clinging(subnet.fake, subnet.asked))
-        wait_until(lambda: "blocks" in subnet.asked)
-        subnet.fake.mine(4)
-        wait_until(lambda: "gone" in subnet.asked, 3.0)
-    finally:
-        subnet.close()
-
-
-def test_a_listener_that_falls_over_is_started_again_while_blocks_are_counted_by_time(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    subnet = Subnet(tmp_path, head=100, seconds_per_block=0.2)
-    subnet.join("own")
-    try:
-        clock = BlockClock()
-        node = subnet.opened("own", clock=clock, open_substrate=lambda: Stumbling(subnet.fake, subnet.asked))
-        wait_until(lambda: clock.is_lost)
-        wait_until(lambda: node.block() >= 102)
-        head = subnet.fake.mine(50).number
-        wait_until(lambda: node.block() == head)
-        assert not clock.is_lost
-    finally:
-        subnet.close()
-
-    fallen = [record for record in caplog.records if "the listener to the chain stopped" in record.message]
-    assert [str(record.exc_info[1]) for record in fallen if record.exc_info] == ["of a subscription"]
-
-
-def test_a_subscription_that_tells_nothing_is_replaced(tmp_path: Path) -> None:
-    subnet = Subnet(tmp_path, head=100, seconds_per_block=0.2)
-    subnet.join("own")
-    try:
-        with lines_of("local") as lines:
-            node = subnet.opened("own", open_substrate=lambda: Mute(subnet.fake, subnet.asked))
-            wait_until(lambda: "blocks" in subnet.asked)
-            subnet.fake.mine(4)
-            wait_until(lambda: node.block() == 104, 2.0)
-            wait_until(lambda: subnet.asked.count("blocks") == 2, 2.0)
-    finally:
-        subnet.close()
-
-    assert lines == []
