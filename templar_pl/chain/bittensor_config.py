@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from templar_pl.config import WindowConfig, check_ranges
 from templar_pl.errors import ConfigError
+from templar_pl.protocol.keys import MAX_WINDOW
 
 NETWORKS = ("finney", "test", "local")
 """Names that the bittensor package knows endpoints of; `local` is ws://127.0.0.1:9944."""
@@ -23,7 +24,7 @@ class BittensorConfig:
     """finney, test, local, or the ws:// or wss:// address of a subtensor; None for a local chain in a file."""
 
     start_window: int | None = None
-    """Window whose update is the first of the run, block // blocks_per_window; 0..2**40. None: the run file of the
+    """Window whose update is the first of the run, block // blocks_per_window; 0..10**9 - 1. None: the run file of the
     leader tells. The node that begins a run gives it, and so becomes one that others can follow."""
 
     leader: int | None = None
@@ -62,10 +63,15 @@ class BittensorConfig:
             blocks_per_window=(1, 10**6),
             delta_s=(0, 3600),
         )
-        for name, high in (("start_window", 2**40), ("leader", 65_535), ("version_key", 2**63 - 1)):
+        for name, high in (("start_window", MAX_WINDOW), ("leader", 65_535), ("version_key", 2**63 - 1)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or not 0 <= value <= high):
                 raise ConfigError(f"bittensor.{name} must be a whole number in 0..{high} or null, got {value!r}")
+        if self.start_window is not None and self.leader is not None:
+            raise ConfigError(
+                "bittensor.start_window and bittensor.leader exclude each other: give the one to begin a run, the "
+                "other to join the run of that uid"
+            )
 
 
 def without_secrets(text: str) -> str:

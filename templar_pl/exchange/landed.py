@@ -69,10 +69,21 @@ class LandedRecord:
         """
         self._clock, self._registered, self._identity = clock, candidates, identity
         self._source, self._own_bucket, self._limits = source, own_bucket, limits
+        self._has_counted = False
 
     def join(self, window: Window) -> Window:
-        """Return the window that is open; where this node is no candidate for it yet, the next one."""
-        may_join = self._identity.uid in self._registered(window)
+        """Return the window that is open; where this node is no candidate for it yet, the next one.
+
+        Raises:
+            OutOfSyncError: the own hotkey was a candidate, and is registered no more.
+        """
+        registered = self._registered(window)
+        may_join = self._counts(registered)
+        if self._has_counted and all(peer.public_key != self._public_key for peer in registered.values()):
+            raise OutOfSyncError(
+                f"window {window}: the own hotkey is not registered any more: register it again, and start again"
+            )
+        self._has_counted = self._has_counted or may_join
         while (opened := self._clock.window()) == window and not may_join:
             self._limits.check_interrupt()
             threading.Event().wait(min(SLICE_S, max(0.01, self._clock.seconds_left(window))))
@@ -132,12 +143,13 @@ class LandedRecord:
                 f"{self._clock.window()} is open. Start from a checkpoint of a later window"
             )
         mine = self._identity.uid
+        own = own if self._counts(peers) else None
         asked = {uid: peer for uid, peer in peers.items() if own is None or uid != mine}
         # A put that counted says that the store can be reached.
         patience_s = self._limits.patience_s if own is None else 0.0
         gathered = self._gather(window, asked, interval, patience_s)
         found = dict(gathered.payloads)
-        if own is not None and mine in peers:
+        if own is not None:
             found[mine] = Fetched(own.sha256, own.payload)
         found = dict(sorted(found.items()))
         return Collected(
@@ -151,13 +163,25 @@ class LandedRecord:
         """See `WindowRecord.own_payload`."""
         mine = self._identity.uid
         peers = self._candidates(window)
-        if mine not in peers:
+        if not self._counts(peers):
             return None
         gathered = self._source.fetch(window, {mine: peers[mine]}, interval=self._clock.upload_interval(window))
         error = gathered.skipped.get(mine)
         if isinstance(error, StoreError):
             raise error
         return None if error is not None else gathered.payloads[mine].payload
+
+    @property
+    def _public_key(self) -> bytes:
+        return self._identity.signer.public_key
+
+    def _counts(self, peers: Mapping[Uid, Peer]) -> bool:
+        """Say whether all take the own uid for this node: its key, and the bucket it writes to.
+
+        A public chain gives a uid that is free to another hotkey, and nodes learn of a new bucket later.
+        """
+        peer = peers.get(self._identity.uid)
+        return peer is not None and (peer.public_key, peer.address) == (self._public_key, self._identity.address)
 
     def _candidates(self, window: Window) -> dict[Uid, Peer]:
         """Return the peers whose payloads are applied if they landed, the same ones on every node."""

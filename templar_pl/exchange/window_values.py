@@ -24,6 +24,10 @@ class Identity:
     """32 bytes: the settings and parameter shapes that all nodes of the run share."""
 
     uid: Uid
+
+    address: str
+    """Of the own bucket, as the register must have it for the own payloads to count."""
+
     signer: Signer
     verify: Verify
 

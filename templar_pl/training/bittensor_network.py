@@ -16,8 +16,11 @@ from templar_pl.chain.bittensor_chain import BittensorChain
 from templar_pl.chain.bittensor_config import BittensorConfig
 from templar_pl.chain.subtensor import OpenSubstrate
 from templar_pl.config import WindowConfig
-from templar_pl.errors import ChainError, ConfigError, StoreError
+from templar_pl.errors import ChainError, ConfigError, ObjectMissingError
 from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets, publish_run_file
+from templar_pl.exchange.run_files import own_run_file
+from templar_pl.exchange.store import BucketReader
+from templar_pl.protocol import RunFile
 from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers
 from templar_pl.training.node_folder import NodeFolder
 from templar_pl.training.outlook import SubnetOutlook, SubnetSeen
@@ -26,6 +29,9 @@ from templar_pl.training.subnet_look import look_at_subnet
 from templar_pl.units import Hotkey, Uid, Window
 
 log = logging.getLogger(__name__)
+
+MAX_AHEAD = 10_000
+"""Windows that a run may begin ahead at most: ten days of windows of 84 s."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class BittensorNetwork:
         lock = self._folder.lock()
         try:
             return self._connect(digest, window, lock)
-        except (ConfigError, ChainError, StoreError):
+        except BaseException:
             lock.close()
             raise
 
@@ -142,12 +148,13 @@ class BittensorNetwork:
             terms, address = self._terms(digest, window), self._address(signer)
             start = terms.start(chain, buckets)
             if start.teller is None:
+                _refuse_odd_start(chain, buckets.own(), terms.file(start.window), signer.public_key)
                 publish_run_file(buckets.own(), terms.file(start.window), signer, verify)
             else:
                 log.info("uid %d says that the run began with window %d", start.teller, start.window)
             chain.commit(address)
-            _say_when_it_counts(chain, uid, address)
-        except (ConfigError, ChainError, StoreError):
+            _say_when_it_counts(chain, uid, address, signer)
+        except BaseException:
             chain.close()
             raise
         return Connection(
@@ -160,6 +167,7 @@ class BittensorNetwork:
             verify=verify,
             hotkey=signer.hotkey,
             uid=uid,
+            address=address,
             start_window=start.window,
             lock=lock,
         )
@@ -199,11 +207,24 @@ class BittensorNetwork:
         )
 
 
-def _say_when_it_counts(chain: BittensorChain, uid: Uid, address: str) -> None:
+def _refuse_odd_start(chain: BittensorChain, bucket: BucketReader, run_file: RunFile, own_key: bytes) -> None:
+    """Refuse a beginning that was mistyped: a run file stands for ever. Raises `ConfigError`."""
+    try:
+        own_run_file(bucket, run_file, own_key, verify)
+    except ObjectMissingError:
+        now, start = chain.window(), run_file.start_window
+        if not now <= start <= now + MAX_AHEAD:
+            raise ConfigError(
+                f"bittensor.start_window must be a window to come, {now}..{now + MAX_AHEAD}, where a run begins; "
+                f"got {start} (windows are numbered block // blocks_per_window)"
+            ) from None
+
+
+def _say_when_it_counts(chain: BittensorChain, uid: Uid, address: str, signer: HotkeySigner) -> None:
     """Tell a newcomer, or who has moved to another bucket, why the first windows go on without it."""
     known = chain.candidates(Window(chain.window() + 1)).get(uid)
     minutes = chain.seconds_to_next_register() / 60
-    if known is None or not known.address:
+    if known is None or known.public_key != signer.public_key or not known.address:
         log.info("uid %d is new: its payloads count in %.1f min, when all nodes know of it", uid, minutes)
     elif known.address != address:
         log.info(

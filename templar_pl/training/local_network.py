@@ -100,6 +100,7 @@ class LocalNetwork:
             verify=verify,
             hotkey=signer.hotkey,
             uid=uid,
+            address=address,
             start_window=Window(0),
             lock=lock,
         )

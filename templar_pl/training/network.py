@@ -38,6 +38,10 @@ class Connection:
     verify: Verify
     hotkey: Hotkey
     uid: Uid
+
+    address: str
+    """Of the own bucket, as it was committed."""
+
     start_window: Window
     """Window whose update is the first of the run."""
 

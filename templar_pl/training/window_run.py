@@ -109,7 +109,14 @@ class WindowRun:
             limits: of the exchange.
             debug_windows: windows that objects for debugging stay in the own bucket; 0 for none.
         """
-        identity = Identity(connection.run, self.digest, connection.uid, connection.signer, connection.verify)
+        identity = Identity(
+            connection.run,
+            self.digest,
+            connection.uid,
+            address=connection.address,
+            signer=connection.signer,
+            verify=connection.verify,
+        )
         self._connection = connection
         self._round_trip = open_round_trip(
             self._codec,
@@ -294,6 +301,7 @@ class WindowRun:
     def _wait_for_uploads(self) -> None:
         """Wait until payloads of the window may land: where windows end by the clock, not before it is over."""
         while not math.isinf(left := self.seconds_left()) and left > 0:
+            self._check_interrupt()
             threading.Event().wait(min(left, SLICE_S))
 
     def _register(self, uids: Collection[Uid]) -> Mapping[Uid, Peer]:

@@ -94,7 +94,7 @@ class Miner:
         self.codec = MomentumCodec(SHAPES, CONFIG, torch.device("cpu"))
         self.buckets = MemoryBuckets(world.disk, name, world.time)
         self.broken: Callable[[str, str], None] = lambda *_: None
-        identity = Identity("run", DIGEST, uid, signer, verify)
+        identity = Identity("run", DIGEST, uid, name, signer, verify)
         limits = Limits(timeout_s, patience_s, max_peers=15, keep_windows=10, check_interrupt=lambda: None)
         source = PayloadSource(self.codec, identity, self, limits)
         self.record = LandedRecord(
@@ -191,6 +191,46 @@ def test_a_hotkey_registered_while_the_window_was_open_counts_from_the_next_one_
 
     assert list(alice.record.collect(NOW, own).payloads) == [alice.uid]
     assert bob.record.own_payload(NOW) is None
+
+
+def another_key(world: World, miner: Miner) -> None:
+    stranger = load_or_create_hotkey(world.folder, "stranger")
+    peer = world.register[miner.uid]
+    world.register[miner.uid] = Peer(peer.uid, stranger.hotkey, stranger.public_key, peer.address)
+
+
+def another_bucket(world: World, miner: Miner) -> None:
+    peer = world.register[miner.uid]
+    world.register[miner.uid] = Peer(peer.uid, peer.hotkey, peer.public_key, "moved")
+
+
+@pytest.mark.parametrize("change", [another_key, another_bucket])
+def test_a_uid_that_others_take_for_another_node_or_bucket_is_not_counted_as_the_own(
+    world: World, change: Callable[[World, Miner], None]
+) -> None:
+    alice, bob = world.add("alice"), world.add("bob")
+    own, _ = bob.send(), alice.send()
+    change(world, bob)
+    world.store_time = CLOSED + 2
+
+    collected = [alice.record.collect(NOW, None), bob.record.collect(NOW, own)]
+
+    assert [list(c.payloads) for c in collected] == [[alice.uid]] * 2
+    assert bob.record.own_payload(NOW) is None
+    world.clock.opened = NOW
+    opened = iter([NOW, NOW, NOW + 1])
+    world.clock.window = lambda: Window(next(opened))  # type: ignore[method-assign]
+    assert bob.record.join(NOW) == NOW + 1
+
+
+def test_a_node_that_has_lost_its_place_in_the_register_stops(world: World) -> None:
+    bob = world.add("bob")
+    world.clock.opened = NOW
+    assert bob.record.join(NOW) == NOW
+    another_key(world, bob)
+
+    with pytest.raises(OutOfSyncError, match="not registered any more: register it again"):
+        bob.record.join(NOW)
 
 
 def test_such_a_node_waits_for_the_window_in_which_it_counts(world: World) -> None:

@@ -70,7 +70,7 @@ def join(
     signer = load_or_create_hotkey(folder / "hotkeys", name)
     chain = LocalChain(folder / "chain.sqlite", signer, LocalChainConfig(), run=DIGEST.hex())
     chain.open()
-    identity = Identity("run", DIGEST, chain.register(), signer, verify)
+    identity = Identity("run", DIGEST, chain.register(), "", signer, verify)
     chain.commit(signer.hotkey)
     assert chain.agreement.join(FIRST) == FIRST
     codec = MomentumCodec(SHAPES, config, torch.device("cpu"))

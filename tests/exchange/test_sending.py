@@ -62,7 +62,7 @@ class Announced:
 class Node:
     def __init__(self, folder: Path, buckets: Buckets, timeout_s: float = 60.0) -> None:
         signer = load_or_create_hotkey(folder, "me")
-        identity = Identity("run", bytes(32), Uid(0), signer, verify)
+        identity = Identity("run", bytes(32), Uid(0), "", signer, verify)
         self.codec = MomentumCodec(SHAPES, CONFIG, torch.device("cpu"))
         limits = Limits(timeout_s, 1.0, max_peers=15, keep_windows=10, check_interrupt=lambda: None)
         self.source = PayloadSource(self.codec, identity, buckets, limits)

@@ -151,6 +151,29 @@ def test_another_beginning_than_was_published_is_refused(world: World) -> None:
         world.join("leader", start_window=41)
 
 
+@pytest.mark.parametrize("start", [5, 20_000])
+def test_a_beginning_that_was_mistyped_is_refused_before_it_is_published(world: World, start: int) -> None:
+    world.register("leader")
+
+    with pytest.raises(ConfigError, match=rf"start_window must be a window to come, 35\.\.10035, .* got {start} "):
+        world.join("leader", start_window=start)
+
+    world.join("leader", start_window=40)
+
+
+def test_a_run_that_has_begun_is_gone_on_with(world: World) -> None:
+    world.register("leader")
+    world.join("leader", start_window=40).close()
+    world.fake.mine(20 * REGISTER_BLOCKS)
+
+    assert world.join("leader", start_window=40).start_window == 40
+
+
+def test_to_begin_and_to_follow_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="exclude each other"):
+        BittensorConfig(network="test", start_window=40, leader=1)
+
+
 def test_a_start_that_fails_has_committed_nothing(world: World) -> None:
     world.register("miner")
 
