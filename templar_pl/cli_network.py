@@ -18,7 +18,6 @@ from templar_pl.chain import (
     is_locked,
     load_wallet_hotkey,
     register_command,
-    without_secrets,
 )
 from templar_pl.command_line import hotkey_password, password_source
 from templar_pl.exchange import R2Buckets, R2Credentials, R2Options, credentials_from
@@ -67,7 +66,6 @@ def node_network(
     from templar_pl.training.bittensor_network import BittensorNetwork, OwnHotkey  # noqa: PLC0415 - loads bittensor
 
     prompt = getpass.getpass if sys.stdin.isatty() else None
-    shown = without_secrets(bittensor.network)  # whoever registers elsewhere knows an endpoint of their own
     return BittensorNetwork(
         options.netuid,
         bittensor,
@@ -75,8 +73,8 @@ def node_network(
             lambda: load_wallet_hotkey(wallet, hotkey_password(os.environ, prompt)),
             file=hotkey_path(wallet),
             password_source=lambda: password_source(os.environ, hotkey_path(wallet)) if is_locked(wallet) else "",
-            register_command=register_command(options.netuid, wallet, shown),
-            cost_command=cost_command(options.netuid, shown),
+            register_command=register_command(options.netuid, wallet, bittensor.network),
+            cost_command=cost_command(options.netuid, bittensor.network),
         ),
         folder=NodeFolder(Path(root) / run, wallet.hotkey),
         r2=r2,

@@ -9,7 +9,6 @@ from templar_pl.chain.look import look_at_local_chain
 from templar_pl.chain.wallet import (
     PASSWORD_VARIABLE,
     AskPassword,
-    coldkey_address,
     cost_command,
     hotkey_path,
     is_locked,
@@ -32,7 +31,6 @@ __all__ = [
     "Purse",
     "Register",
     "WindowClock",
-    "coldkey_address",
     "cost_command",
     "hotkey_path",
     "is_locked",

@@ -1,7 +1,6 @@
 """A hotkey from a wallet as `btcli` of the bittensor package (v11) lays it out on disk.
 
     <path>/<name>/hotkeys/<hotkey>    what signs here: plain, or encrypted by NaCl, Ansible Vault or the oldest scheme
-    <path>/<name>/coldkeypub.txt      the address of the coldkey; the coldkey itself is never touched
 
 A password is asked of the caller, used at once and kept nowhere. What is wrong with a wallet is a `ConfigError` that
 names the command that mends it.
@@ -61,18 +60,6 @@ def load_wallet_hotkey(wallet: WalletConfig, ask_password: AskPassword) -> Hotke
     if is_encrypted(data):
         data = _decrypted(data, path, ask_password)
     return _signer(data, path)
-
-
-def coldkey_address(wallet: WalletConfig) -> str | None:
-    """Return the SS58 address of the wallet's coldkey; None, with a line in the log, if the wallet does not tell it."""
-    path = _folder(wallet) / "coldkeypub.txt"
-    try:
-        return from_keyfile(_read_capped(path)).ss58_address
-    except FileNotFoundError:
-        return None
-    except (OSError, KeyfileError, ValueError):
-        log.warning("%s cannot be read as the public half of a coldkey: its address is not known", path)
-        return None
 
 
 def hotkey_path(wallet: WalletConfig) -> Path:
@@ -140,7 +127,7 @@ def cost_command(netuid: int, network: str) -> str:
         netuid: number of the subnet.
         network: as in `register_command`.
     """
-    return shlex.join(["btcli", "subnets", "burn-cost", str(netuid), "--network", network])
+    return shlex.join(["btcli", "subnets", "burn-cost", str(netuid), "--network", without_secrets(network)])
 
 
 def _wallet_options(wallet: WalletConfig) -> list[str]:

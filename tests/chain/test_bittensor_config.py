@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from templar_pl.chain.bittensor_config import BittensorConfig, without_secrets
 from templar_pl.chain.subtensor import MAX_WORDS, AnswerError, Subtensor, words
-from templar_pl.chain.wallet import register_command
+from templar_pl.chain.wallet import cost_command, register_command
 from templar_pl.errors import ChainError, ConfigError
 from templar_pl.node_config import WalletConfig
 from tests.chain.subnets import subtensor_of
@@ -99,6 +99,12 @@ def test_the_command_to_register_is_told_without_secrets() -> None:
     command = register_command(3, WalletConfig(), f"wss://user:{SECRET}@host.example/path")
 
     assert "--netuid 3 --network wss://host.example --wallet" in command
+
+
+def test_the_command_that_tells_the_cost_is_told_without_secrets() -> None:
+    command = cost_command(3, f"wss://user:{SECRET}@host.example/path?key={SECRET}")
+
+    assert command == "btcli subnets burn-cost 3 --network wss://host.example"
 
 
 def test_a_connection_names_its_network_without_secrets() -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import bittensor
 import pytest
 from bittensor_core import CRYPTO_ED25519  # pyright: ignore[reportAttributeAccessIssue]
 from hypothesis import given
@@ -21,7 +20,6 @@ from templar_pl.chain import HotkeySigner, verify
 from templar_pl.chain.wallet import (
     MAX_KEYFILE_BYTES,
     PASSWORD_VARIABLE,
-    coldkey_address,
     hotkey_path,
     load_wallet_hotkey,
     sdk_password_variable,
@@ -229,22 +227,3 @@ def test_a_file_that_others_may_open_is_a_line_in_the_log(
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     path = hotkey_path(wallet)
     assert said == ([f"{path} may be opened by others than its owner; run: chmod 600 {path}"] if is_open else [])
-
-
-def test_the_address_of_the_coldkey_is_told_without_the_coldkey(tmp_path: Path) -> None:
-    wallet, _ = make_wallet(tmp_path)
-    assert coldkey_address(wallet) is None
-    made = bittensor.Wallet("alice", path=str(tmp_path)).create_new_coldkey(use_password=False, suppress=True)
-    (tmp_path / "alice" / "coldkey").write_bytes(b"not for anybody")
-
-    assert coldkey_address(wallet) == made.coldkeypub.ss58_address
-
-
-def test_a_coldkey_whose_address_cannot_be_read_is_a_line_in_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    wallet, _ = make_wallet(tmp_path)
-    (tmp_path / "alice" / "coldkeypub.txt").write_text("5Grw")
-
-    assert coldkey_address(wallet) is None
-    assert "its address is not known" in caplog.text
