@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -25,6 +26,10 @@ WEIGHTS_VERSION_KEY = ("SubtensorModule", "WeightsVersionKey")
 FIRST_PAUSE_BLOCKS, LONGEST_PAUSE_BLOCKS = 2, 100
 """Blocks until weights that were refused are tried again: doubled each time."""
 
+UNKNOWN = re.compile(r"(storage function|call|runtime api call|type) \S+ not found\b", re.IGNORECASE)
+"""What a bare `ValueError` of the package begins with that names what the runtime does not have. Its only own kind,
+of storage, is private; other `ValueError`s say that something is wrong with what was asked."""
+
 
 class Order:
     """Weights that are to be set."""
@@ -34,6 +39,8 @@ class Order:
         self.shares = shares
         self.was_tried = asyncio.Event()
         """Whether they were set, refused, replaced by newer ones, or must wait for the chain."""
+        self.was_refused = False
+        """Whether a refusal was logged."""
 
 
 class WeightSetter:
@@ -76,6 +83,14 @@ class WeightSetter:
 
     async def keep_trying(self) -> None:
         """Set what is ordered; try what was refused again with growing pauses. Until cancelled."""
+        try:
+            await self._keep_trying()
+        except asyncio.CancelledError:
+            if self._order is not None:
+                log.warning("closing although weights of %d uid(s) are not known to be set", len(self._order.shares))
+            raise
+
+    async def _keep_trying(self) -> None:
         pause = FIRST_PAUSE_BLOCKS
         while True:
             self._is_new.clear()
@@ -84,13 +99,16 @@ class WeightSetter:
                 await self._is_new.wait()
                 pause = FIRST_PAUSE_BLOCKS
                 continue
-            is_set = not self._clock.is_lost and await self._try(order, is_first=not order.was_tried.is_set())
+            is_lost = self._clock.is_lost
+            is_set = not is_lost and await self._try(order)
             if is_set and self._order is order:
                 self._order = None
             order.was_tried.set()
-            if not is_set and await self._wait_for_new(1 if self._clock.is_lost else pause):
+            if is_set:
+                continue
+            if await self._wait_for_new(1 if is_lost else pause):
                 pause = FIRST_PAUSE_BLOCKS
-            elif not is_set:
+            elif not is_lost:
                 pause = min(2 * pause, LONGEST_PAUSE_BLOCKS)
 
     async def _wait_for_new(self, blocks: int) -> bool:
@@ -100,13 +118,15 @@ class WeightSetter:
                 await self._is_new.wait()
         return self._is_new.is_set()
 
-    async def _try(self, order: Order, *, is_first: bool) -> bool:
+    async def _try(self, order: Order) -> bool:
         """Set weights; return whether the chain took them."""
         try:
             await self._subtensor.ask(self._submit(order.shares), "weights were not set", self._timeout_s)
         except ChainError as error:
-            # A warning for each order is enough: a subnet may refuse for an hour.
-            log.log(logging.WARNING if is_first else logging.DEBUG, "%s; they are tried again", error)
+            # A warning for each order is enough: a subnet may refuse for an hour. An outage has lines of its own.
+            is_news = not order.was_refused and not self._clock.is_lost
+            log.log(logging.WARNING if is_news else logging.DEBUG, "%s; they are tried again", error)
+            order.was_refused = order.was_refused or is_news
             return False
         log.info("weights of %d uid(s) are set", len(order.shares))
         return True
@@ -122,7 +142,8 @@ class WeightSetter:
         try:
             result = await client.execute(intent, self._signer, wait_for_finalization=False)
         except ValueError as error:
-            # What a runtime does not know, the package names in a bare ValueError: then there is only the plain call.
+            if not UNKNOWN.match(str(error)):
+                raise
             log.debug("this runtime lacks what SetWeights needs (%s), using the plain call", error)
             result = await client.submit_call(
                 self._plain_call(shares, version_key), self._signer, signer="hotkey", wait_for_finalization=False

@@ -7,14 +7,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from templar_pl.chain.bittensor_chain import BittensorChain
+from templar_pl.chain.block_clock import BlockClock
 from templar_pl.errors import ChainError
 from templar_pl.units import Uid
 from tests.chain.nodes import wait_until
-from tests.chain.subnets import Subnet
+from tests.chain.subnets import CountingSubstrate, Subnet
+from tests.servers.subtensor_substrate import ComposedCall
 
 ONE, TWO = Uid(0), Uid(1)
 
@@ -65,6 +68,75 @@ def test_weights_are_tried_again_in_growing_pauses_with_one_warning(
     # Pauses of 2, 4 and 8 blocks.
     assert time.monotonic() - began >= 14 * 0.1
     assert sum(record.levelno == logging.WARNING for record in caplog.records) == 1
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_the_first_refusal_after_an_outage_is_a_warning_and_further_ones_are_not(
+    subnet: Subnet, caplog: pytest.LogCaptureFixture
+) -> None:
+    subnet.fake.refuse("NotEnoughStakeToSetWeights", times=2)
+    clock = BlockClock()
+    node = subnet.opened("one", clock=clock)
+    subnet.fake.link.cut()
+    wait_until(lambda: clock.is_lost)
+    node.set_weights({TWO: 1.0})
+    subnet.fake.mine(10)
+    subnet.fake.link.mend()
+    wait_until(lambda: not clock.is_lost)
+    with subnet.fake.mining(0.1):
+        wait_until(lambda: weights_of(node) == {TWO: 1.0})
+
+    assert sum("weights were not set" in line for line in warnings_of(caplog)) == 1
+
+
+def test_an_outage_does_not_lengthen_the_pause_after_a_refusal(subnet: Subnet) -> None:
+    subnet.fake.refuse("NotEnoughStakeToSetWeights", times=1)
+    clock = BlockClock()
+    node = subnet.opened("one", clock=clock)
+    subnet.fake.link.cut()
+    wait_until(lambda: clock.is_lost)
+    node.set_weights({TWO: 1.0})
+    time.sleep(1.5)  # a dozen blocks, each of which the weights wait for the chain
+    subnet.fake.mine(10)
+    subnet.fake.link.mend()
+    with subnet.fake.mining(0.1):
+        wait_until(lambda: weights_of(node) == {TWO: 1.0}, 4.0)
+
+
+class Finicky(CountingSubstrate):
+    """A connection that finds fault with what an intent asks for, or does not know it."""
+
+    def __init__(self, subnet: Subnet, words: str) -> None:
+        super().__init__(subnet.fake, subnet.asked)
+        self._words, self._is_first = words, True
+
+    async def compose(self, call: tuple[str, str, dict[str, Any]]) -> ComposedCall:
+        if self._is_first:
+            self._is_first = False
+            raise ValueError(self._words)
+        return await super().compose(call)
+
+
+@pytest.mark.parametrize(
+    ("words", "num_refused"),
+    [
+        ("call SubtensorModule.set_mechanism_weights not found in this runtime", 0),
+        ("storage function SubtensorModule.CommitRevealWeightsEnabled not found", 0),
+        ("Runtime API Call 'SubnetInfoRuntimeApi.get_mechagraph' not found in registry", 0),
+        ("weights must be above 0; key not found", 1),
+    ],
+)
+def test_only_what_a_runtime_does_not_know_is_put_as_a_plain_call(
+    subnet: Subnet, caplog: pytest.LogCaptureFixture, words: str, num_refused: int
+) -> None:
+    node = subnet.opened("one", open_substrate=lambda: Finicky(subnet, words))
+    node.set_weights({TWO: 1.0})
+    wait_until(lambda: weights_of(node) == {TWO: 1.0})
+
+    assert sum(words in line for line in warnings_of(caplog)) == num_refused
 
 
 def test_sealed_weights_are_committed(subnet: Subnet) -> None:
@@ -162,7 +234,9 @@ def test_whoever_brings_newer_weights_does_not_wait_for_the_older_to_time_out(tm
         subnet.close()
 
 
-def test_weights_that_were_never_taken_stop_nobody_from_closing(subnet: Subnet) -> None:
+def test_weights_that_were_never_taken_stop_nobody_from_closing_and_are_named(
+    subnet: Subnet, caplog: pytest.LogCaptureFixture
+) -> None:
     subnet.fake.refuse("NotEnoughStakeToSetWeights", times=10**6)
     node = subnet.opened("one")
     node.set_weights({TWO: 1.0})
@@ -170,3 +244,6 @@ def test_weights_that_were_never_taken_stop_nobody_from_closing(subnet: Subnet) 
     node.close()
 
     assert time.monotonic() - began < 1.0
+    assert [line for line in warnings_of(caplog) if "closing" in line] == [
+        "closing although weights of 1 uid(s) are not known to be set"
+    ]
