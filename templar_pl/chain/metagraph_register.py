@@ -82,6 +82,9 @@ class MetagraphRegister:
         self._newest: Snapshot | None = None
         self._asked_at: Block | None = None
         self._pinned: OrderedDict[Block, Snapshot] = OrderedDict()
+        self._unsure: tuple[Block, Snapshot] | None = (
+            None  # of a block that is not final, and at which head it was read
+        )
         self._missing: OrderedDict[Block, Block] = (
             OrderedDict()
         )  # what could not be read, and at which head it was asked
@@ -154,12 +157,20 @@ class MetagraphRegister:
                     raise
                 return self._instead_of(at, str(error))
             self._missing.pop(at, None)
-            self._pinned[at] = snapshot
-            if len(self._pinned) > NUM_KEPT:
-                self._pinned.popitem(last=False)
+            self._keep(at, snapshot)
             if self._newest is None or snapshot.block > self._newest.block:
                 self._newest = snapshot
             return snapshot
+
+    def _keep(self, at: Block, snapshot: Snapshot) -> None:
+        """Keep a register for good, or until the next head while its block may be replaced by another."""
+        head = self._clock.newest() or Block(0)
+        if head - at < FINAL_BLOCKS:
+            self._unsure = head, snapshot
+            return
+        self._pinned[at] = snapshot
+        if len(self._pinned) > NUM_KEPT:
+            self._pinned.popitem(last=False)
 
     def _enough(self, needed: Collection[Uid], hotkey: Hotkey | None) -> Snapshot | None:
         """Return the newest register read, or None if it should be read again."""
@@ -177,6 +188,12 @@ class MetagraphRegister:
         head = self._clock.newest()
         if at in self._pinned or self._newest is None or head is None:
             return self._pinned.get(at)
+        if (
+            self._unsure is not None
+            and self._unsure[1].block == at
+            and (self._clock.is_lost or self._unsure[0] == head)
+        ):
+            return self._unsure[1]
         if at > head and not self._clock.is_lost:
             return self._newest
         if self._clock.is_lost:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from templar_pl.chain.block_clock import BlockClock
 from templar_pl.chain.block_times import FINAL_BLOCKS
 from templar_pl.chain.commitments import MAX_ADDRESS_BYTES, address_of, check_address
 from templar_pl.chain.metagraph_register import (
@@ -107,6 +108,42 @@ def test_a_block_that_is_replaced_before_the_window_opens_changes_nothing(subnet
     subnet.fake.reorganise(1)
     for window in range(node.window() + 1):
         assert register_block(Block(window * 5)) <= max(0, node.block() - FINAL_BLOCKS)
+
+
+def test_a_register_whose_block_is_replaced_after_it_was_read_is_read_again(subnet: Subnet) -> None:
+    subnet.join("own")
+    node = subnet.opened("own")
+    mine(subnet, REGISTER_BLOCKS, node)
+    window = Window((node.block() + 2 * FINAL_BLOCKS) // 5)
+    assert register_block(Block(window * 5)) == node.block()
+    before = node.candidates(window)
+    newcomer = Uid(subnet.join("newcomer"))  # the head is another now
+    mine(subnet, FINAL_BLOCKS, node)
+
+    assert newcomer not in before
+    assert newcomer in node.candidates(window)
+
+
+def test_a_register_that_is_not_final_is_read_once_a_head_and_counts_in_an_outage(tmp_path: Path) -> None:
+    subnet = Subnet(tmp_path, head=150, seconds_per_block=12.0)
+    subnet.join("own")
+    try:
+        clock = BlockClock()
+        node = subnet.opened("own", clock=clock)
+        wait_until(lambda: subnet.asked.count(METAGRAPH) == 2)
+        with lines_of("local") as lines:
+            for _ in range(3):
+                mine(subnet, 1, node)
+                before = subnet.asked.count(METAGRAPH)
+                for _ in range(5):
+                    node.candidates(Window(160 // 5))
+                assert subnet.asked.count(METAGRAPH) == before + 1
+            clock.lose()
+            assert node.candidates(Window(160 // 5)).keys() == {0}
+    finally:
+        subnet.close()
+
+    assert lines == []
 
 
 def test_the_register_is_read_once_in_the_background_for_each_ten_minutes(tmp_path: Path) -> None:
