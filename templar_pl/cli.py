@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ActionYesNo, set_parsing_settings
+from jsonargparse import ActionYesNo, Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.logging import RichHandler
 
-from templar_pl.chain import BittensorConfig, LocalChainConfig
+from templar_pl.chain import BittensorConfig, LocalChainConfig, without_secrets
 from templar_pl.cli_network import NetworkOptions, node_network
 from templar_pl.command_line import EXIT_SETTINGS, EXIT_SIGTERM, EXIT_STOPPED, hparams_files, say_error
 from templar_pl.config import MAX_PEERS
@@ -47,6 +47,23 @@ from templar_pl.training import (
 log = logging.getLogger(__name__)
 
 
+class SavePublicConfig(SaveConfigCallback):
+    """Saves the settings of a run beside its log, without what may be secret in the address of an endpoint."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **options: Any) -> None:
+        """Take the settings; the given ones stay as they are.
+
+        Args:
+            parser: of the command line.
+            config: all settings of the command.
+            options: of Lightning's own callback.
+        """
+        config = config.clone()
+        if (network := config["bittensor.network"]) is not None:
+            config["bittensor.network"] = without_secrets(network)
+        super().__init__(parser, config, **options)
+
+
 class TemplarCLI(LightningCLI):
     """Commands `fit`, `validate`, `test` and `predict` with the groups of hparams.json and of this node."""
 
@@ -65,7 +82,7 @@ class TemplarCLI(LightningCLI):
             args=self._arguments,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            save_config_callback=SaveConfigCallback,
+            save_config_callback=SavePublicConfig,
             save_config_kwargs={"overwrite": True},
             load_from_checkpoint_support=False,
             **lightning,
@@ -118,7 +135,7 @@ class TemplarCLI(LightningCLI):
         path = callback.last_model_path if isinstance(callback, WindowCheckpoint) else ""
         if not path:
             return
-        configs = shlex.join(self._arguments[1:])
+        configs = without_secrets(shlex.join(self._arguments[1:]))
         log.info("checkpoint: %s", path)
         log.info("measure it: python -m templar_pl validate %s --ckpt_path last", configs)
         log.info("write with it: python -m templar_pl predict %s --ckpt_path last --data.prompts prompts.txt", configs)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,23 @@ import pytest
 import yaml
 
 from templar_pl.__main__ import main
-from templar_pl.cli import choose_device, run_command
+from templar_pl.cli import TemplarCLI, choose_device, run_command
+from templar_pl.cli_network import NetworkOptions, node_network
 from templar_pl.command_line import hparams_files
 from templar_pl.errors import ConfigError
-from templar_pl.hparams import SECTIONS, load_hparams
+from templar_pl.hparams import SECTIONS, HParams, load_hparams
+from templar_pl.training import Network
 from tests.end_to_end.node import TINY
 
 ROOT = Path(__file__).parents[1]
 MINER = str(ROOT / "configs" / "miner.yaml")
+
+
+class LocalAllTheSame(TemplarCLI):
+    """The command line on a local chain, whichever network its options name; all else is as ever."""
+
+    def node_network(self, options: NetworkOptions, hparams: HParams) -> Network:
+        return node_network(replace(options, bittensor=replace(options.bittensor, network=None)), hparams)
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +208,25 @@ def test_local_needs_no_config(tmp_path: Path) -> None:
     assert run_command(["fit", "--local", *TINY, "--trainer.max_epochs=1"]) == 0
 
     assert list(tmp_path.glob("runs/net268/local-*/nodes/miner/checkpoints/window-000000001.ckpt"))
+
+
+def test_what_may_be_secret_in_an_endpoint_gets_into_no_file_and_no_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("bittensor: {network: 'wss://one:s3cret@example.org:443/s3cret?key=s3cret'}\n")
+    given = "--bittensor.network=wss://two:s3cret@example.com:9944/s3cret?key=s3cret"
+
+    for chosen, shown in (("--config=mine.yaml", "wss://example.org:443"), (given, "wss://example.com:9944")):
+        assert run_command(["fit", "--config", MINER, *TINY, "--trainer.max_epochs=1", chosen], LocalAllTheSame) == 0
+
+        saved = max(tmp_path.glob("runs/net268/local-*/nodes/miner/logs/*/config.yaml"))
+        assert yaml.safe_load(saved.read_text())["bittensor"]["network"] == shown
+    written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".ckpt" for path in written)
+    assert [path for path in written if b"s3cret" in path.read_bytes()] == []
+    said = "".join(capsys.readouterr())
+    assert given.partition("two:")[0] in said
+    assert "s3cret" not in said
 
 
 def test_netuid_run_and_hotkey_keep_nodes_apart(tmp_path: Path) -> None:
