@@ -76,7 +76,8 @@ def node_network(
             register_command=register_command(options.netuid, wallet, bittensor.network),
             cost_command=cost_command(options.netuid, bittensor.network),
         ),
-        folder=NodeFolder(Path(root) / run, wallet.hotkey),
+        # Hotkeys of two wallets may have one name; no name has a plus.
+        folder=NodeFolder(Path(root) / run, f"{wallet.name}+{wallet.hotkey}"),
         r2=r2,
         open_substrate=open_substrate,
     )

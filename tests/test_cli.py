@@ -16,11 +16,14 @@ import pytest
 import yaml
 
 from templar_pl.__main__ import main
+from templar_pl.chain import BittensorConfig, LocalChainConfig
 from templar_pl.cli import TemplarCLI, choose_device, run_command
 from templar_pl.cli_network import NetworkOptions, node_network
 from templar_pl.command_line import hparams_files
 from templar_pl.errors import ConfigError
+from templar_pl.exchange import R2Options
 from templar_pl.hparams import SECTIONS, HParams, load_hparams
+from templar_pl.node_config import StoreConfig, WalletConfig
 from templar_pl.training import Network
 from tests.end_to_end.node import TINY
 
@@ -247,6 +250,25 @@ def test_netuid_run_and_hotkey_keep_nodes_apart(tmp_path: Path) -> None:
     )
 
     assert list(tmp_path.glob("runs/net3/mine-*/nodes/bob"))
+
+
+def test_hotkeys_of_one_name_in_two_wallets_are_two_nodes() -> None:
+    def node_dir(**names: str) -> Path:
+        options = NetworkOptions(
+            netuid=3,
+            store=StoreConfig(),
+            wallet=WalletConfig(**names),
+            chain=LocalChainConfig(),
+            bittensor=BittensorConfig(network="test"),
+            r2=R2Options(),
+        )
+        return node_network(options, load_hparams(*hparams_files(None, local=True))).node_dir
+
+    wallets = [("a", "default"), ("b", "default"), ("a.b", "c"), ("a", "b.c"), ("a-b", "c"), ("a", "b-c")]
+
+    folders = {node_dir(name=name, hotkey=hotkey) for name, hotkey in wallets}
+    assert len(folders) == len(wallets)
+    assert len({folder.parent for folder in folders}) == 1
 
 
 def test_test_applies_the_payloads_of_all_peers_and_makes_another_run(tmp_path: Path) -> None:

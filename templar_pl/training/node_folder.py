@@ -17,7 +17,7 @@ class NodeFolder:
 
         Args:
             run_dir: folder of the run.
-            hotkey: name of the node's key.
+            hotkey: name of the node's key, which tells it from all other nodes of this run on this machine.
         """
         self.run_dir, self._hotkey = run_dir, hotkey
 
@@ -40,6 +40,6 @@ class NodeFolder:
             lock.close()
             raise ConfigError(
                 f"another process runs as hotkey {self._hotkey!r} in {self.node_dir}; "
-                "give this one another --wallet.hotkey, or stop the other"
+                "give this one another hotkey, or stop the other"
             ) from error
         return lock

@@ -87,7 +87,9 @@ class Node:
 
     def checkpoint(self) -> dict[str, Any]:
         """Load the newest checkpoint of the node."""
-        paths = sorted(self.folder.glob(f"runs/*/*/nodes/{self.name}/checkpoints/window-*.ckpt"))
+        # On Bittensor the name of the wallet stands before that of its hotkey.
+        folders = [path for path in self.folder.glob("runs/*/*/nodes/*") if path.name.split("+")[-1] == self.name]
+        paths = sorted(path for folder in folders for path in folder.glob("checkpoints/window-*.ckpt"))
         assert paths, f"{self.name} saved no checkpoint:\n{self.text()}"
         return torch.load(paths[-1], weights_only=True)
 
