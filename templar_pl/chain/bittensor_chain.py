@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from templar_pl.chain.bittensor_config import BittensorConfig, without_secrets
 from templar_pl.chain.block_clock import BlockClock
-from templar_pl.chain.block_times import FINAL_BLOCKS, WAIT_BLOCKS, ChainTimes
+from templar_pl.chain.block_times import FINAL_BLOCKS, NUM_PATIENCES, WAIT_BLOCKS, ChainTimes
 from templar_pl.chain.commitments import OwnCommitment, check_address
 from templar_pl.chain.head_listener import HeadListener
 from templar_pl.chain.hotkeys import HotkeySigner
@@ -124,6 +124,7 @@ class BittensorChain:
                 opened = self._loop.run(self._connect, self._config.open_timeout_s + SLACK_S)
                 with self._state:
                     self._loop.keep_running(opened.heads.run, "the listener to the chain")
+                    self._loop.keep_running(opened.times.keep_near, "the reader of block times")
                     self._loop.keep_running(opened.register.keep_fresh, "the reader of the register")
                     self._loop.keep_running(opened.weights.keep_trying, "the setter of weights")
                     self._opened = opened
@@ -155,15 +156,14 @@ class BittensorChain:
     def upload_interval(self, window: Window) -> tuple[float, float]:
         """Return the UTC seconds of the first block after `window`, and `delta_s` later.
 
-        Where that block is due soon it is waited for. Where it is far ahead, or the chain cannot be asked, its time is
-        reckoned (`ChainTimes.read_or_reckon`).
+        Where that block is due soon it is waited for; see `ChainTimes.read_or_reckon` for when its time is reckoned.
 
         Raises:
-            ChainError: nothing is known of the time of any block.
+            ChainError: the chain does not tell the time of a block that it has.
         """
         end, opened = self._end(window), self._parts()
-        patience_s = 2 * WAIT_BLOCKS * self._clock.block_s + self._config.request_timeout_s + SLACK_S
-        first = self._loop.run(lambda: opened.times.read_or_reckon(end), patience_s)
+        asking_s, waiting_s = NUM_PATIENCES * self._config.request_timeout_s, 2 * WAIT_BLOCKS * self._clock.block_s
+        first = self._loop.run(lambda: opened.times.read_or_reckon(end), waiting_s + asking_s + SLACK_S)
         return first, first + self._config.delta_s
 
     def block(self) -> Block:

@@ -195,12 +195,16 @@ def test_windows_never_run_backwards_in_an_outage(outage: Outage) -> None:
 
 
 def test_one_line_says_that_the_chain_is_lost_and_one_that_it_is_back(outage: Outage) -> None:
-    changes = [line for line in outage.lines if "weights" not in line]
+    changes = [line for line in outage.lines if "weights" not in line and "is reckoned" not in line]
 
     assert [("no connection to" in line, "is back at block" in line) for line in changes] == [
         (True, False),
         (False, True),
     ]
+
+
+def test_one_line_says_that_times_are_reckoned(outage: Outage) -> None:
+    assert sum("is reckoned" in line for line in outage.lines) == 1
 
 
 def test_weights_that_are_set_in_an_outage_are_set_after_it(outage: Outage) -> None:

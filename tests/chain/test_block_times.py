@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from templar_pl.chain.block_clock import BlockClock
-from templar_pl.chain.block_times import FINAL_BLOCKS, WAIT_BLOCKS, ChainTimes
+from templar_pl.chain.block_times import FINAL_BLOCKS, NEAR_BLOCKS, NUM_PATIENCES, WAIT_BLOCKS, ChainTimes
 from templar_pl.errors import ChainError
 from templar_pl.units import Block
 from tests.chain.nodes import ManualTime
@@ -142,7 +142,7 @@ def test_the_wait_ends_when_the_chain_is_lost() -> None:
     assert chain.run(wait()) == pytest.approx(chain.utc(100) + BLOCK_S, abs=0.01)
 
 
-@given(st.integers(0, 30), st.integers(1, 40), st.integers(0, 60))
+@given(st.integers(0, 30), st.integers(1, 40), st.integers(0, NEAR_BLOCKS) | st.integers(31, 60))
 def test_without_a_chain_times_go_on_from_the_nearest_block_that_is_known(since: int, passed: int, asked: int) -> None:
     chain = Dated()
     known = chain.run(chain.times.read(Block(100)))
@@ -181,19 +181,120 @@ def test_times_that_were_read_are_known_in_an_outage(block: int) -> None:
     assert asyncio.run(ask()) == told
 
 
-def test_a_chain_that_falls_silent_is_waited_for_and_then_reckoned() -> None:
+class Failing(CountingSubstrate):
+    """A connection whose next answers fail, or never come."""
+
+    def __init__(self, fake: FakeSubtensor, num_failing: int, wait_s: float = 0.0) -> None:
+        super().__init__(fake, [])
+        self._num_failing, self._wait_s = num_failing, wait_s
+
+    async def query(
+        self, module: str, storage_function: str, params: list[Any] | None = None, block_hash: str | None = None
+    ) -> Any:
+        if self._num_failing > 0:
+            self._num_failing -= 1
+            await asyncio.sleep(self._wait_s)
+            raise OSError("a hiccup")
+        return await super().query(module, storage_function, params, block_hash)
+
+
+@pytest.mark.parametrize(("num_failing", "wait_s"), [(3, 0.0), (1, 3600.0)])
+def test_a_read_that_fails_for_a_block_that_was_made_is_repeated(num_failing: int, wait_s: float) -> None:
+    chain = Dated(head=900)
+    chain.fake.reorganise(700, later_ms=84_000)  # slots that were skipped
+    chain.run(chain.times.read(Block(900)))
+    chain.subtensor = subtensor_of(chain.fake, Failing(chain.fake, num_failing, wait_s))
+    chain.times = ChainTimes(chain.subtensor, chain.clock, 0.2)
+
+    assert chain.run(chain.times.read_or_reckon(Block(200))) == chain.utc(200)
+
+
+def test_a_chain_that_does_not_tell_of_a_block_that_was_made_is_asked_for_a_bounded_time() -> None:
     chain = Dated()
 
-    async def ask() -> tuple[float, float]:
+    async def ask() -> float:
         await chain.times.read(Block(100))
         chain.fake.link.hang()
         began = time.monotonic()
-        return await chain.times.read_or_reckon(Block(99)), time.monotonic() - began
+        with pytest.raises(ChainError, match="time of block 99 is not known"):
+            await chain.times.read_or_reckon(Block(99))
+        return time.monotonic() - began
 
-    told, took_s = chain.run(ask())
+    assert 0.25 <= chain.run(ask()) <= NUM_PATIENCES * 0.2 + 0.2
 
-    assert told == pytest.approx(chain.utc(99), abs=0.01)
-    assert 0.19 <= took_s < 1.0
+
+def test_a_chain_that_is_lost_while_it_is_asked_is_not_waited_for() -> None:
+    chain = Dated()
+
+    async def ask() -> float:
+        await chain.times.read(Block(100))
+        chain.fake.link.hang()
+        asked = asyncio.ensure_future(chain.times.read_or_reckon(Block(99)))
+        await asyncio.sleep(0.05)
+        chain.clock.lose()
+        return await asked
+
+    assert chain.run(ask()) == pytest.approx(chain.utc(99), abs=0.01)
+
+
+def test_in_an_outage_a_block_far_from_those_that_are_known_is_read_or_an_error() -> None:
+    chain = Dated()
+    chain.run(chain.times.read(Block(100)))
+    far, near = Block(100 - NEAR_BLOCKS - 1), Block(100 - NEAR_BLOCKS)
+
+    async def ask() -> None:
+        chain.clock.lose()
+        assert await chain.times.read_or_reckon(near) == pytest.approx(chain.utc(near), abs=0.01)
+        chain.fake.link.hang()
+        with pytest.raises(ChainError, match=f"time of block {far} is not known"):
+            await chain.times.read_or_reckon(far)
+        chain.fake.link.mend()  # it answers, though it makes no blocks
+        assert await chain.times.read_or_reckon(far) == chain.utc(far)
+
+    chain.run(ask())
+
+
+def test_of_the_times_that_are_reckoned_in_an_outage_the_first_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    chain = Dated()
+
+    async def ask() -> None:
+        for _ in range(2):
+            head = chain.clock.newest() or Block(0)
+            await chain.times.read(head)
+            await chain.times.read_or_reckon(Block(head + 50))  # far ahead: an estimate
+            chain.clock.lose()
+            chain.hand.utc += 4 * BLOCK_S
+            for block in range(head, head + 4):
+                await chain.times.read_or_reckon(Block(block))
+            chain.see(5)
+
+    chain.run(ask())
+
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [line.split(",")[0] for line in warnings] == [
+        "the time of block 101 is reckoned",
+        "the time of block 106 is reckoned",
+    ]
+
+
+def test_a_time_near_the_newest_head_is_always_known() -> None:
+    chain = Dated(seconds_per_block=0.02)
+
+    async def follow() -> None:
+        keeping = asyncio.ensure_future(chain.times.keep_near())
+        for _ in range(10 * NEAR_BLOCKS):
+            chain.see(1, seconds=0.02)
+            await asyncio.sleep(0.02)
+        keeping.cancel()
+        chain.fake.link.hang()
+        chain.clock.lose()
+        head = chain.fake.head.number
+        for block in (head - 3, head):
+            assert await chain.times.read_or_reckon(Block(block)) == pytest.approx(chain.utc(block), abs=0.01)
+
+    chain.run(follow())
+
+    assert 10 <= len(chain.asked) <= 25
 
 
 def test_before_any_time_is_known_none_can_be_reckoned() -> None:
@@ -205,6 +306,6 @@ def test_before_any_time_is_known_none_can_be_reckoned() -> None:
             await chain.times.read_or_reckon(Block(99))
         chain.clock.lose()
         with pytest.raises(ChainError, match="time of no block"):
-            await chain.times.read_or_reckon(Block(99))
+            await chain.times.read_or_reckon(Block(101))
 
     chain.run(ask())
