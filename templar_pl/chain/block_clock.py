@@ -24,6 +24,10 @@ NUM_REMEMBERED = 512
 NUM_INTERVALS = 32
 """Intervals between heads that the uncertainty is taken from."""
 
+STALLED_BLOCKS = 5
+"""Lengths of a block without a newer head after which a chain counts as lost although it answers: the endpoint may
+stand still while others go on. Several skipped slots in a row are no such thing yet."""
+
 SOON_S = 0.05
 """What is left at least until a block that has not come, in seconds."""
 
@@ -65,8 +69,8 @@ class BlockClock:
     def see(self, head: Block) -> bool:
         """Learn that a head has arrived just now; return whether it is a newer one.
 
-        Repeated and older heads tell nothing new but that the chain can be reached. Heads that were left out are taken
-        to have come evenly since the last one.
+        Repeated and older heads tell nothing new but that the chain can be reached, and not even that of one that
+        stands still (`STALLED_BLOCKS`). Heads that were left out are taken to have come evenly since the last one.
         """
         with self._lock:
             now = self._elapsed()
@@ -74,8 +78,14 @@ class BlockClock:
             if is_newer:
                 self._fill_gap(head, now)
                 self._heads.append((head, now))
-            self._is_lost = False
+            self._is_lost = self._is_lost and self._is_stalled(now)
             return is_newer
+
+    def stalled_s(self) -> float | None:
+        """Return the seconds since the newest head if those are more than `STALLED_BLOCKS` blocks take, else None."""
+        with self._lock:
+            now = self._elapsed()
+            return now - self._heads[-1][1] if self._is_stalled(now) else None
 
     def newest(self) -> Block | None:
         """Return the newest head that was seen; None before the first."""
@@ -128,6 +138,9 @@ class BlockClock:
         counted = math.floor((self._elapsed() - seen_at) / self._block_s) if self._is_lost else 0
         self._said = Block(max(self._said, head + counted))
         return self._said
+
+    def _is_stalled(self, now: float) -> bool:
+        return bool(self._heads) and now - self._heads[-1][1] > STALLED_BLOCKS * self._block_s
 
     def _fill_gap(self, head: Block, now: float) -> None:
         if not self._heads:

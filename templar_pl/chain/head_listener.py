@@ -2,7 +2,8 @@
 
 A subscription of the bittensor package dies with its connection and says so; then it is opened again. A connection that
 is merely silent is asked for the newest block, since a chain may also have skipped a slot. Blocks are counted by time
-only while the chain does not answer that question: a subscription that died tells nothing about the chain.
+only while the chain does not answer that question, or answers with the same block for too long (`STALLED_BLOCKS`): a
+subscription that died tells nothing about the chain.
 """
 
 from __future__ import annotations
@@ -103,9 +104,13 @@ class HeadListener:
                 asked, "cannot read the head", LOST_QUESTION_S if self._clock.is_lost else timeout_s
             )
         except ChainError as error:
-            self._note_lost(error)
+            self._note_lost(f"no connection to {self._subtensor.network}", str(error))
             raise
         self._note(Block(head))
+        if (stalled_s := self._clock.stalled_s()) is not None:
+            seen = f"{self._subtensor.network} answers, but has made no block for {stalled_s:.0f} s"
+            self._note_lost(seen, f"its newest is {head}")
+            raise ChainError(seen)
 
     def _seconds_until_late(self) -> float:
         newest = self._clock.newest()
@@ -114,17 +119,12 @@ class HeadListener:
     def _note(self, head: Block) -> None:
         was_lost, counted = self._clock.is_lost, self._clock.block()
         self._clock.see(head)
-        if was_lost:
+        if was_lost and not self._clock.is_lost:
             log.warning("the chain is back at block %d; this node had counted to block %d", head, counted)
 
-    def _note_lost(self, error: ChainError) -> None:
+    def _note_lost(self, what: str, why: str) -> None:
         if self._clock.is_lost:
-            log.debug("still no chain: %s", error)
+            log.debug("still no chain: %s: %s", what, why)
             return
         self._clock.lose()
-        log.warning(
-            "no connection to %s at block %d: blocks are counted by time until it is back: %s",
-            self._subtensor.network,
-            self._clock.block(),
-            error,
-        )
+        log.warning("%s at block %d: blocks are counted by time until it is back: %s", what, self._clock.block(), why)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from templar_pl.chain.block_clock import BlockClock
+from templar_pl.chain.block_clock import STALLED_BLOCKS, BlockClock
 from tests.chain.nodes import wait_until
 from tests.chain.subnets import CountingSubstrate, Subnet, lines_of
 
@@ -35,8 +35,8 @@ def test_a_subscription_that_dies_while_the_chain_answers_is_renewed_without_a_w
     assert lines == []
 
 
-def test_a_chain_that_makes_no_blocks_and_answers_is_not_lost(tmp_path: Path) -> None:
-    subnet = Subnet(tmp_path, head=100, seconds_per_block=0.1)
+def test_a_chain_that_skips_a_few_slots_and_answers_is_not_lost(tmp_path: Path) -> None:
+    subnet = Subnet(tmp_path, head=100, seconds_per_block=0.4)
     subnet.join("own")
     try:
         with lines_of("local") as lines:
@@ -47,6 +47,28 @@ def test_a_chain_that_makes_no_blocks_and_answers_is_not_lost(tmp_path: Path) ->
         subnet.close()
 
     assert lines == []
+
+
+def test_a_chain_that_answers_and_stands_still_is_lost_until_it_makes_blocks_again(tmp_path: Path) -> None:
+    subnet = Subnet(tmp_path, head=100, seconds_per_block=0.2)
+    subnet.join("own")
+    try:
+        with lines_of("local") as lines:
+            clock = BlockClock()
+            node = subnet.opened("own", clock=clock)
+            wait_until(lambda: subnet.fake.link.num_subscribed == 1)
+            wait_until(lambda: node.block() >= 100 + 2 * STALLED_BLOCKS)
+            assert clock.is_lost
+            head = subnet.fake.mine(20).number
+            wait_until(lambda: not clock.is_lost)
+            assert node.block() >= head
+            wait_until(lambda: subnet.fake.link.num_subscribed == 1)
+    finally:
+        subnet.close()
+
+    assert len(lines) == 2, lines
+    assert "local answers, but has made no block for 1 s at block 105: blocks are counted by time" in lines[0]
+    assert "the chain is back at block 120" in lines[1]
 
 
 class Odd(Exception):  # noqa: N818 - as the package might raise it

@@ -63,7 +63,8 @@ def test_weights_are_tried_again_in_growing_pauses_with_one_warning(
     began = time.monotonic()
     node.set_weights({TWO: 1.0})
     assert time.monotonic() - began < 1.0
-    wait_until(lambda: weights_of(node) == {TWO: 1.0})
+    with subnet.fake.mining(0.1):
+        wait_until(lambda: weights_of(node) == {TWO: 1.0})
 
     # Pauses of 2, 4 and 8 blocks.
     assert time.monotonic() - began >= 14 * 0.1
@@ -184,7 +185,8 @@ def test_weights_without_a_permit_wait_until_there_is_one(subnet: Subnet, caplog
 
     subnet.register.change_neuron(hotkey, validator_permit=True)
 
-    wait_until(lambda: weights_of(node) == {TWO: 1.0})
+    with subnet.fake.mining(0.1):
+        wait_until(lambda: weights_of(node) == {TWO: 1.0})
 
 
 def test_a_hotkey_without_uid_and_uids_without_hotkey_have_no_weights(subnet: Subnet) -> None:

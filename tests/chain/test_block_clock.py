@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from templar_pl.chain.block_clock import NUM_REMEMBERED, SOON_S, BlockClock
+from templar_pl.chain.block_clock import NUM_REMEMBERED, SOON_S, STALLED_BLOCKS, BlockClock
 from templar_pl.units import Block
 from tests.chain.nodes import ManualTime
 
@@ -145,7 +145,7 @@ def test_what_was_counted_too_far_is_held_until_the_heads_are_there() -> None:
     assert blocks == [105, 105, 105, 106, 107]
 
 
-def test_a_chain_that_stands_still_and_answers_is_not_counted_on() -> None:
+def test_a_chain_that_makes_no_head_and_is_not_lost_is_not_counted_on() -> None:
     time = ManualTime()
     clock = clock_at(100, time)
     time.utc += 10 * BLOCK_S
@@ -153,6 +153,33 @@ def test_a_chain_that_stands_still_and_answers_is_not_counted_on() -> None:
 
     assert clock.block() == 100
     assert clock.seconds_until(Block(101)) == SOON_S
+
+
+@pytest.mark.parametrize(
+    ("age_blocks", "head", "is_lost"), [(4.9, 100, False), (5.1, 100, True), (5.1, 97, True), (5.1, 101, False)]
+)
+def test_a_chain_that_is_back_is_lost_only_while_its_newest_head_is_too_old(
+    age_blocks: float, head: int, is_lost: bool
+) -> None:
+    time = ManualTime(0.0)
+    clock = clock_at(100, time)
+    clock.lose()
+    time.utc = age_blocks * BLOCK_S
+    clock.see(Block(head))
+
+    assert clock.is_lost == is_lost
+
+
+def test_a_chain_stands_still_when_its_newest_head_is_older_than_five_blocks() -> None:
+    time = ManualTime(0.0)
+    clock = clock_at(100, time)
+    time.utc = STALLED_BLOCKS * BLOCK_S
+    assert clock.stalled_s() is None
+    time.utc += 1
+    clock.see(Block(100))
+    assert clock.stalled_s() == STALLED_BLOCKS * BLOCK_S + 1
+    clock.see(Block(101))
+    assert clock.stalled_s() is None
 
 
 def test_a_connection_that_comes_back_before_the_next_head_is_counted_from_the_last_head() -> None:
