@@ -7,12 +7,18 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from templar_pl.__main__ import HELP
+from templar_pl.errors import ChainError
+from templar_pl.units import Uid
 from tests.documents import ROOT, blocks, commands, first_column, is_said, links, messages
 
 MINER, VALIDATOR = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("miner", "validator"))
@@ -107,6 +113,42 @@ def test_the_program_in_the_guide_for_validators_can_be_read_and_loads(monkeypat
     exec(compile(code, "validator.md", "exec"), space)  # noqa: S102 - our own document
 
     assert space["command"] == "btcli subnets register --netuid 268 --network test --wallet NAME --wallet-hotkey HOTKEY"
+
+
+def test_the_program_in_the_guide_for_validators_gets_weights_set_that_are_refused_first(tmp_path: Path) -> None:
+    from tests.chain.nodes import wait_until  # noqa: PLC0415 - bittensor would slow down collecting this file
+    from tests.chain.subnets import Subnet  # noqa: PLC0415
+
+    space: dict[str, Any] = {}
+    exec(compile(blocks(VALIDATOR, "python")[0], "validator.md", "exec"), space)  # noqa: S102 - our own document
+    subnet, ended = Subnet(tmp_path, head=100, seconds_per_block=0.1), threading.Event()
+    one, two = subnet.join("one"), subnet.join("two")
+    asked = iter([{9: 1.0}])
+    subnet.fake.refuse("NotEnoughStakeToSetWeights", times=2)
+    chain, seer = subnet.node("one"), subnet.opened("two")
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(space["keep_setting"], chain, lambda: next(asked, {two: 1.0}), ended, pause_s=1.0)
+        try:
+            wait_until(lambda: seer.weights().get(Uid(one)) == {two: 1.0})
+        finally:
+            ended.set()
+        running.result(30)
+
+    with pytest.raises(ChainError, match="not open"):
+        chain.weights()
+    subnet.close()
+
+
+def test_looking_with_docker_mounts_what_the_run_mounts() -> None:
+    looks, runs = (
+        [word.removesuffix(":ro") for before, word in pairwise(words) if before == "--volume"]
+        for words in commands(MINER, "docker")
+        if words[1] == "run"
+    )
+
+    assert looks == runs
+    assert any(mount.endswith(":/text") for mount in runs)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
