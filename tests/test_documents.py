@@ -127,7 +127,7 @@ def test_the_program_in_the_guide_for_validators_gets_weights_set_that_are_refus
     subnet.fake.refuse("NotEnoughStakeToSetWeights", times=2)
     chain, seer = subnet.node("one"), subnet.opened("two")
 
-    with ThreadPoolExecutor(1) as pool:
+    with subnet.fake.mining(0.1), ThreadPoolExecutor(1) as pool:
         running = pool.submit(space["keep_setting"], chain, lambda: next(asked, {two: 1.0}), ended, pause_s=1.0)
         try:
             wait_until(lambda: seer.weights().get(Uid(one)) == {two: 1.0})

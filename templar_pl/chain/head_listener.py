@@ -104,13 +104,20 @@ class HeadListener:
                 asked, "cannot read the head", LOST_QUESTION_S if self._clock.is_lost else timeout_s
             )
         except ChainError as error:
-            self._note_lost(f"no connection to {self._subtensor.network}", str(error))
+            if self._is_news(error):
+                log.warning(
+                    "no connection to %s at block %d: blocks are counted by time until it is back: %s",
+                    self._subtensor.network,
+                    self._clock.block(),
+                    error,
+                )
             raise
         self._note(Block(head))
         if (stalled_s := self._clock.stalled_s()) is not None:
-            seen = f"{self._subtensor.network} answers, but has made no block for {stalled_s:.0f} s"
-            self._note_lost(seen, f"its newest is {head}")
-            raise ChainError(seen)
+            stalled = ChainError(f"{self._subtensor.network} answers, but has made no block for {stalled_s:.0f} s")
+            if self._is_news(stalled):
+                log.warning("%s; its newest is %d: blocks are counted by time until it makes more", stalled, head)
+            raise stalled
 
     def _seconds_until_late(self) -> float:
         newest = self._clock.newest()
@@ -122,9 +129,10 @@ class HeadListener:
         if was_lost and not self._clock.is_lost:
             log.warning("the chain is back at block %d; this node had counted to block %d", head, counted)
 
-    def _note_lost(self, what: str, why: str) -> None:
-        if self._clock.is_lost:
-            log.debug("still no chain: %s: %s", what, why)
-            return
+    def _is_news(self, error: ChainError) -> bool:
+        """Have blocks counted by time; return whether they were not before."""
+        is_news = not self._clock.is_lost
         self._clock.lose()
-        log.warning("%s at block %d: blocks are counted by time until it is back: %s", what, self._clock.block(), why)
+        if not is_news:
+            log.debug("still no chain: %s", error)
+        return is_news
