@@ -108,7 +108,11 @@ class WindowRun:
             connection: the open network.
             limits: of the exchange.
             debug_windows: windows that objects for debugging stay in the own bucket; 0 for none.
+
+        Raises:
+            ConfigError: the checkpoint this node resumed from is of a run that began elsewhere.
         """
+        self._adopt(connection)
         identity = Identity(
             connection.run,
             self.digest,
@@ -117,7 +121,6 @@ class WindowRun:
             signer=connection.signer,
             verify=connection.verify,
         )
-        self._connection = connection
         self._round_trip = open_round_trip(
             self._codec,
             identity,
@@ -129,16 +132,6 @@ class WindowRun:
         payloads, self._debug_keys = (make(connection.run, connection.uid) for make in (payload_keys, debug_keys))
         keep = {payloads: limits.keep_windows, self._debug_keys: debug_windows}
         self._retention, self._writes_debug = Retention(connection.buckets.own(), keep), debug_windows > 0
-        if self.applied and self._start_window != connection.start_window:
-            raise ConfigError(
-                f"the checkpoint is of a run that began with window {self._start_window}, this one began with window "
-                f"{connection.start_window}: start without --ckpt_path, or give the run another name"
-            )
-        self._start_window = connection.start_window
-        if self.applied and self._hotkey != connection.hotkey:
-            log.info("the checkpoint is of hotkey %s: the momentum starts at zero", self._hotkey or "unknown")
-            self._forget_momentum()
-        self._hotkey = connection.hotkey
         self._patience_s, self._check_interrupt = limits.patience_s, limits.check_interrupt
         if connection.agreement is not None:
             self._heartbeat = Heartbeat(connection.agreement.touch, limits.patience_s)
@@ -335,6 +328,20 @@ class WindowRun:
             self._says_start = True
             log.info("window %d is open; the run begins with window %d, in %.0f s", opened, self.window, left_s)
         threading.Event().wait(min(max(left_s, 0.0), SLICE_S))
+
+    def _adopt(self, connection: Connection) -> None:
+        """Go on from a checkpoint, if it is one of this run, as the node that this connection is of."""
+        self._connection = connection
+        if self.applied and self._start_window != connection.start_window:
+            raise ConfigError(
+                f"the checkpoint is of a run that began with window {self._start_window}, this one began with window "
+                f"{connection.start_window}: start without --ckpt_path, or give the run another name"
+            )
+        self._start_window = connection.start_window
+        if self.applied and self._hotkey != connection.hotkey:
+            log.info("the checkpoint is of hotkey %s: the momentum starts at zero", self._hotkey or "unknown")
+            self._forget_momentum()
+        self._hotkey = connection.hotkey
 
     def _begin(self, rebuilds: Payload | None) -> None:
         self._rebuilds = rebuilds
