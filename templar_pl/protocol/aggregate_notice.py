@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from templar_pl.errors import DocumentError, Fault
 from templar_pl.protocol.document import MAX_INTEGER, JsonMap, open_document, sign_document
 from templar_pl.protocol.fields import check_between, check_digests, check_names, digest_of, whole_of
 from templar_pl.protocol.keys import MAX_WINDOW
@@ -72,11 +71,7 @@ def decode_notice(data: bytes, verify: Verify) -> tuple[bytes, AggregateNotice]:
         DocumentError: the bytes are no notice, or the signature is not good. The fault is SIZE, FORMAT, SIGNATURE or
             CONTENT.
     """
-    document = open_document(_KIND, data, verify, max_bytes=MAX_NOTICE_BYTES)
-    try:
-        return document.public_key, _read_notice(document.statement)
-    except ValueError as error:
-        raise DocumentError(f"no notice of an aggregate: {error}", fault=Fault.CONTENT) from error
+    return open_document(_KIND, data, verify, max_bytes=MAX_NOTICE_BYTES).read(_read_notice, "notice of an aggregate")
 
 
 def _read_notice(statement: JsonMap) -> AggregateNotice:

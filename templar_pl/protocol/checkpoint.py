@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from templar_pl.errors import DocumentError, Fault
 from templar_pl.protocol.document import JsonMap, JsonValue, open_document, sign_document
 from templar_pl.protocol.fields import check_between, check_digests, check_names, digest_of, text_of, whole_of
 from templar_pl.protocol.keys import MAX_WINDOW, checkpoint_keys, run_key
@@ -151,11 +150,7 @@ def decode_checkpoint(data: bytes, verify: Verify) -> tuple[bytes, Checkpoint]:
     Raises:
         DocumentError: the fault is SIZE, FORMAT, SIGNATURE or CONTENT.
     """
-    document = open_document(_KIND, data, verify, max_bytes=MAX_CHECKPOINT_BYTES)
-    try:
-        return document.public_key, _read(document.statement)
-    except ValueError as error:
-        raise DocumentError(f"no checkpoint: {error}", fault=Fault.CONTENT) from error
+    return open_document(_KIND, data, verify, max_bytes=MAX_CHECKPOINT_BYTES).read(_read, "checkpoint")
 
 
 def encode_latest(latest: Latest, signer: Signer) -> bytes:
@@ -166,14 +161,14 @@ def encode_latest(latest: Latest, signer: Signer) -> bytes:
 
 def decode_latest(data: bytes, verify: Verify) -> tuple[bytes, Latest]:
     """Read and check which checkpoint is the newest; arguments, result and errors as of `decode_checkpoint`."""
-    document = open_document(_LATEST_KIND, data, verify, max_bytes=MAX_LATEST_BYTES)
-    values = document.statement
-    try:
-        check_names(values, {"run", "window", "sha256"})
-        latest = Latest(text_of(values, "run"), Window(whole_of(values, "window")), digest_of(values, "sha256"))
-    except ValueError as error:
-        raise DocumentError(f"no name of a checkpoint: {error}", fault=Fault.CONTENT) from error
-    return document.public_key, latest
+    return open_document(_LATEST_KIND, data, verify, max_bytes=MAX_LATEST_BYTES).read(
+        _read_latest, "name of a checkpoint"
+    )
+
+
+def _read_latest(values: JsonMap) -> Latest:
+    check_names(values, {"run", "window", "sha256"})
+    return Latest(text_of(values, "run"), Window(whole_of(values, "window")), digest_of(values, "sha256"))
 
 
 def _read(values: JsonMap) -> Checkpoint:

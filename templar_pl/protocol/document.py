@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias, Union, cast
+from typing import TypeAlias, TypeVar, Union, cast
 
 from templar_pl.errors import DocumentError, Fault
 from templar_pl.protocol.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, Verify
+
+T = TypeVar("T")
 
 # Unions of names that are not there yet cannot be written with a bar before Python 3.14.
 JsonValue: TypeAlias = Union[int, str, "list[JsonValue]", "JsonMap"]
@@ -46,6 +48,21 @@ class Document:
     """32 bytes: who states it."""
 
     statement: JsonMap
+
+    def read(self, read: Callable[[JsonMap], T], what: str) -> tuple[bytes, T]:
+        """Return whose document it is, and what it says.
+
+        Args:
+            read: makes a value of the statement, or raises `ValueError`.
+            what: it should be, for the message.
+
+        Raises:
+            DocumentError: the statement is no such thing; the fault is CONTENT.
+        """
+        try:
+            return self.public_key, read(self.statement)
+        except ValueError as error:
+            raise DocumentError(f"no {what}: {error}", fault=Fault.CONTENT) from error
 
 
 def sign_document(kind: str, statement: JsonMap, signer: Signer) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from templar_pl.config import MAX_PEERS
-from templar_pl.errors import DocumentError, Fault, PayloadError, StoreError
+from templar_pl.errors import Fault, PayloadError, StoreError
 from templar_pl.protocol.agreement import Settlement
 from templar_pl.protocol.document import MAX_INTEGER, JsonMap, open_document, sign_document
 from templar_pl.protocol.fields import (
@@ -148,11 +148,7 @@ def decode_manifest(data: bytes, verify: Verify) -> tuple[bytes, Manifest]:
         DocumentError: the bytes are no manifest, or the signature is not good. The fault is SIZE, FORMAT, SIGNATURE or
             CONTENT.
     """
-    document = open_document(_KIND, data, verify, max_bytes=MAX_MANIFEST_BYTES)
-    try:
-        return document.public_key, _read_manifest(document.statement)
-    except ValueError as error:
-        raise DocumentError(f"no manifest: {error}", fault=Fault.CONTENT) from error
+    return open_document(_KIND, data, verify, max_bytes=MAX_MANIFEST_BYTES).read(_read_manifest, "manifest")
 
 
 def _check_peers(payloads: Mapping[Uid, bytes], left_out: Mapping[Uid, Exclusion]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from templar_pl.errors import DocumentError, Fault
 from templar_pl.protocol.document import JsonMap, JsonValue, open_document, sign_document
 from templar_pl.protocol.fields import check_between, check_digests, check_names, digest_of, text_of, whole_of
 from templar_pl.protocol.keys import MAX_WINDOW, run_key
@@ -109,11 +108,7 @@ def decode_run_file(data: bytes, verify: Verify) -> tuple[bytes, RunFile]:
         DocumentError: the bytes are no run file, or the signature is not good. The fault is SIZE, FORMAT, SIGNATURE or
             CONTENT.
     """
-    document = open_document(_KIND, data, verify, max_bytes=MAX_RUN_FILE_BYTES)
-    try:
-        return document.public_key, _read(document.statement)
-    except ValueError as error:
-        raise DocumentError(f"no run file: {error}", fault=Fault.CONTENT) from error
+    return open_document(_KIND, data, verify, max_bytes=MAX_RUN_FILE_BYTES).read(_read, "run file")
 
 
 def _read(statement: JsonMap) -> RunFile:
