@@ -23,9 +23,7 @@ def test_a_subscription_that_dies_while_the_chain_answers_is_renewed_without_a_w
         with lines_of("local") as lines:
             node = subnet.opened("own")
             wait_until(lambda: link.num_subscribed == 1)
-            link.hang()
-            link.cut()
-            link.mend()
+            link.drop()
             wait_until(lambda: link.num_subscribed == 1)
             head = subnet.fake.mine().number
             wait_until(lambda: node.block() == head)

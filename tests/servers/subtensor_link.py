@@ -50,6 +50,12 @@ class Link:
             for push in subscribers:
                 push(LinkDown("the connection was cut"))
 
+    def drop(self) -> None:
+        """Let every subscription die, while requests get through."""
+        with self._lock:  # which `passage` takes too: no request meets the moment in between
+            self.cut()
+            self.mend()
+
     def hang(self) -> None:
         """Answer nothing until `mend`: requests wait, heads come late."""
         with self._lock:
