@@ -209,8 +209,18 @@ def run_command(arguments: Sequence[str], command_line: CommandLine | None = Non
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     silence_libraries()
     console = Console(stderr=True)
-    try:
+
+    def run() -> int:
         (command_line or TemplarCLI)(arguments, console)
+        return 0
+
+    return exit_code_of(run)
+
+
+def exit_code_of(run: Callable[[], int]) -> int:
+    """Run something and say in one line what ended it; return its exit code, 1 after an error, 2 for wrong settings."""
+    try:
+        return run()
     except ConfigError as error:
         say_error(error)
         return EXIT_SETTINGS
@@ -220,7 +230,6 @@ def run_command(arguments: Sequence[str], command_line: CommandLine | None = Non
     except SIGTERMException:
         log.warning("stopped by SIGTERM; the same command goes on where it stopped")
         return EXIT_SIGTERM
-    return 0
 
 
 def run_numbers(sections: Mapping[str, Any], *, all_peers: bool) -> HParams:

@@ -9,20 +9,13 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse import ActionYesNo, Namespace, set_parsing_settings
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 from templar_pl.chain import BittensorConfig, LocalChainConfig
-from templar_pl.cli import (
-    TemplarCLI,
-    checkpoint_dir,
-    choose_device,
-    run_numbers,
-    settings_digest,
-    silence_libraries,
-)
+from templar_pl.cli import checkpoint_dir, choose_device, run_numbers, settings_digest, silence_libraries
 from templar_pl.cli_network import NetworkOptions, own_keys
+from templar_pl.cli_roles import UntrainedCLI
 from templar_pl.data import PageSetConfig
 from templar_pl.errors import ConfigError
 from templar_pl.exchange import R2Options
@@ -43,27 +36,19 @@ _NODE_GROUPS: dict[str, type] = {
 }
 
 
-class DoctorCLI(TemplarCLI):
+class DoctorCLI(UntrainedCLI):
     """Reads what `fit` would be given, and keeps it as it was given."""
 
     def __init__(self, arguments: Sequence[str], console: Console) -> None:
-        """Parse `arguments`.
-
-        Raises:
-            ArgumentError: an option is unknown or its value of another type.
-            ConfigError: the file of numbers cannot be used.
-        """
-        parser = {"prog": "python -m templar_pl doctor", "description": __doc__, "exit_on_error": False}
-        super().__init__(arguments, console, run=False, parser_kwargs=parser)
+        """Parse `arguments`. Raises as `UntrainedCLI`."""
+        super().__init__(
+            arguments, console, prog="python -m templar_pl doctor", description=__doc__, exit_on_error=False
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of `fit`, and how to show the report."""
         super().add_arguments_to_parser(parser)
-        parser.add_method_arguments(Trainer, "fit", skip=set(self.subcommands()["fit"]))
         parser.add_argument("--json", action=ActionYesNo, default=False, help="Print the report as JSON.")
-
-    def instantiate_classes(self) -> None:
-        """Build nothing: neither weights nor a trainer, which would make folders."""
 
 
 def doctor_command(arguments: Sequence[str], command_line: type[DoctorCLI] = DoctorCLI) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,8 @@ from templar_pl.node_config import StoreConfig, WalletConfig
 from templar_pl.training import Network
 from tests.end_to_end.node import TINY
 
+pytestmark = pytest.mark.usefixtures("own_folder_and_log")
+
 ROOT = Path(__file__).parents[1]
 MINER = str(ROOT / "configs" / "miner.yaml")
 
@@ -36,18 +36,6 @@ class LocalAllTheSame(TemplarCLI):
 
     def node_network(self, options: NetworkOptions, hparams: HParams) -> Network:
         return node_network(replace(options, bittensor=replace(options.bittensor, network=None)), hparams)
-
-
-@pytest.fixture(autouse=True)
-def _own_folder_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run in an empty folder, and give the log back as it was."""
-    monkeypatch.chdir(tmp_path)
-    loggers = [logging.getLogger(name) for name in (None, "templar_pl", "lightning.pytorch.utilities.rank_zero")]
-    before = [(logger.level, list(logger.handlers)) for logger in loggers]
-    yield
-    for logger, (level, handlers) in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-        logger.handlers = handlers
 
 
 def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
