@@ -31,7 +31,7 @@ from templar_pl.config import MAX_PEERS
 from templar_pl.errors import ConfigError, TemplarError
 from templar_pl.exchange import R2Options
 from templar_pl.hparams import SECTIONS, HParams, load_hparams
-from templar_pl.node_config import StoreConfig, WalletConfig
+from templar_pl.node_config import FollowConfig, StoreConfig, WalletConfig
 from templar_pl.training import (
     LlamaModule,
     Network,
@@ -157,6 +157,7 @@ class TemplarCLI(LightningCLI):
         parser.add_class_arguments(StoreConfig, "store")
         parser.add_class_arguments(R2Options, "r2")
         parser.add_class_arguments(WalletConfig, "wallet")
+        parser.add_class_arguments(FollowConfig, "follow")
         parser.add_class_arguments(RecoveryConfig, "recovery")
 
     def _hparams(self) -> HParams:

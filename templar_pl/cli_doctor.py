@@ -20,7 +20,7 @@ from templar_pl.data import PageSetConfig
 from templar_pl.errors import ConfigError
 from templar_pl.exchange import R2Options
 from templar_pl.hparams import SECTIONS, HParams
-from templar_pl.node_config import StoreConfig, WalletConfig
+from templar_pl.node_config import FollowConfig, StoreConfig, WalletConfig
 from templar_pl.roles.doctor import Settings, run_doctor
 from templar_pl.roles.doctor_rows import Part
 from templar_pl.training import LlamaModule, Network, RecoveryConfig, TemplarDataModule
@@ -32,6 +32,7 @@ _NODE_GROUPS: dict[str, type] = {
     "store": StoreConfig,
     "r2": R2Options,
     "wallet": WalletConfig,
+    "follow": FollowConfig,
     "recovery": RecoveryConfig,
 }
 

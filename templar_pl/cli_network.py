@@ -22,7 +22,7 @@ from templar_pl.chain import (
 from templar_pl.command_line import hotkey_password, password_source
 from templar_pl.exchange import R2Buckets, R2Credentials, R2Options, credentials_from
 from templar_pl.hparams import HParams
-from templar_pl.node_config import StoreConfig, WalletConfig
+from templar_pl.node_config import FollowConfig, StoreConfig, WalletConfig
 from templar_pl.training import LocalNetwork, Network, NodeFolder
 
 
@@ -36,6 +36,7 @@ class NetworkOptions:
     chain: LocalChainConfig
     bittensor: BittensorConfig
     r2: R2Options
+    follow: FollowConfig
 
 
 def own_keys() -> R2Credentials:
@@ -62,8 +63,8 @@ def node_network(
     r2 = R2Buckets(own_keys, options.r2) if options.store.kind == "r2" else None
     wallet, bittensor = options.wallet, options.bittensor
     if bittensor.network is None:
-        return LocalNetwork(root=root, run=run, hotkey=wallet.hotkey, chain=options.chain, r2=r2)
-    from templar_pl.training.bittensor_network import BittensorNetwork, OwnHotkey  # noqa: PLC0415 - loads bittensor
+        return LocalNetwork(root=root, run=run, hotkey=wallet.hotkey, chain=options.chain, r2=r2, follow=options.follow)
+    from templar_pl.training.bittensor_network import BittensorNetwork, OwnHotkey, OwnNode  # noqa: PLC0415 - slow
 
     prompt = getpass.getpass if sys.stdin.isatty() else None
     return BittensorNetwork(
@@ -77,7 +78,6 @@ def node_network(
             cost_command=cost_command(options.netuid, bittensor.network),
         ),
         # Hotkeys of two wallets may have one name; no name has a plus.
-        folder=NodeFolder(Path(root) / run, f"{wallet.name}+{wallet.hotkey}"),
-        r2=r2,
+        node=OwnNode(NodeFolder(Path(root) / run, f"{wallet.name}+{wallet.hotkey}"), r2, options.follow),
         open_substrate=open_substrate,
     )

@@ -56,6 +56,30 @@ class WalletConfig:
             raise ConfigError(f"wallet.path must be the folder of all wallets, got {self.path!r}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FollowConfig:
+    """Whose word this node takes for what the windows of a run were, beside what it sees itself."""
+
+    aggregator: str | None = None
+    """Hotkey whose manifests say which payloads a window consists of: its address, or on a local chain the name of a
+    key of this machine. Without: nobody's on a local chain; on Bittensor that of who told where the run began."""
+
+    validator: str | None = None
+    """Hotkey whose peer lists and checkpoints count besides: its address, or on a local chain the name of a key of this
+    machine."""
+
+    wait_s: float = 30.0
+    """Seconds after the end of uploads for which a manifest is waited for, while the aggregator keeps up; 0..3600."""
+
+    def __post_init__(self) -> None:
+        for field in ("aggregator", "validator"):
+            name = getattr(self, field)
+            if name is not None and not is_key_name(name):
+                raise ConfigError(f"follow.{field} must be the address of a hotkey, or {key_name_rule('hotkey', name)}")
+        if isinstance(self.wait_s, bool) or not isinstance(self.wait_s, int | float) or not 0 <= self.wait_s <= 3600:
+            raise ConfigError(f"follow.wait_s must be in 0..3600 seconds, got {self.wait_s!r}")
+
+
 def is_key_name(name: str) -> bool:
     """Tell whether a wallet or a hotkey may have this name, which is that of its file."""
     return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", name) is not None

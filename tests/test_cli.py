@@ -21,7 +21,7 @@ from templar_pl.command_line import hparams_files
 from templar_pl.errors import ConfigError
 from templar_pl.exchange import R2Options
 from templar_pl.hparams import SECTIONS, HParams, load_hparams
-from templar_pl.node_config import StoreConfig, WalletConfig
+from templar_pl.node_config import FollowConfig, StoreConfig, WalletConfig
 from templar_pl.training import Network
 from tests.end_to_end.node import TINY
 
@@ -249,6 +249,7 @@ def test_hotkeys_of_one_name_in_two_wallets_are_two_nodes() -> None:
             chain=LocalChainConfig(),
             bittensor=BittensorConfig(network="test"),
             r2=R2Options(),
+            follow=FollowConfig(),
         )
         return node_network(options, load_hparams(*hparams_files(None, local=True))).node_dir
 

@@ -1,8 +1,8 @@
 """The clock, the register of peers and the record of what they agreed on."""
 
 from templar_pl.chain.bittensor_config import BittensorConfig, without_secrets
-from templar_pl.chain.chain import BlockTimes, Chain, LeasedAgreement, Purse, Register, WindowClock
-from templar_pl.chain.hotkeys import HotkeySigner, load_hotkey, load_or_create_hotkey, new_hotkey, verify
+from templar_pl.chain.chain import BlockTimes, Chain, LeasedAgreement, Purse, Register, WindowClock, find_peer
+from templar_pl.chain.hotkeys import HotkeySigner, hotkey_of, load_hotkey, load_or_create_hotkey, new_hotkey, verify
 from templar_pl.chain.local_chain import LocalChain
 from templar_pl.chain.local_config import LocalChainConfig
 from templar_pl.chain.look import look_at_local_chain
@@ -32,6 +32,8 @@ __all__ = [
     "Register",
     "WindowClock",
     "cost_command",
+    "find_peer",
+    "hotkey_of",
     "hotkey_path",
     "is_locked",
     "load_hotkey",

@@ -178,7 +178,7 @@ class BittensorChain:
             raise ChainError(f"block {block} is not made yet; the newest is {self._clock.block()}")
         return self._ask(lambda: opened.times.read(block))
 
-    def register(self) -> Uid:
+    def register(self, *, sends: bool = True) -> Uid:  # noqa: ARG002 - the subnet does not tell who sends
         """Return the uid of the own hotkey. Raises `ConfigError` if it has none, and says how to register it."""
         opened = self._parts()
         uid = self._ask(lambda: self._own_uid(opened))

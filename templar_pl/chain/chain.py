@@ -11,7 +11,7 @@ from typing import Protocol
 
 from templar_pl.protocol.agreement import Agreement
 from templar_pl.protocol.peer import Peer
-from templar_pl.units import Block, Uid, Window
+from templar_pl.units import Block, Hotkey, Uid, Window
 
 
 class WindowClock(Protocol):
@@ -54,11 +54,16 @@ class BlockTimes(Protocol):
 class Register(Protocol):
     """Who takes part, and where each one's bucket is."""
 
-    def register(self) -> Uid:
+    def register(self, *, sends: bool = True) -> Uid:
         """Return the uid of the own hotkey; a local chain gives it one if it has none.
 
+        Args:
+            sends: whether this node sends payloads. Who does not is no candidate on a local chain, so that nobody asks
+                for what never comes; a public chain cannot know it.
+
         Raises:
-            ConfigError: the hotkey has no uid and the chain does not give one for the asking; says how to get one.
+            ConfigError: the hotkey has no uid and the chain does not give one for the asking; says how to get one. Or
+                it is known to send, and does not any more.
         """
         ...
 
@@ -79,7 +84,8 @@ class Register(Protocol):
     def candidates(self, window: Window) -> dict[Uid, Peer]:
         """Return the hotkeys whose payloads of `window` may count, in uid order: the same ones on every node.
 
-        Who registers, or moves to another bucket, takes part from a later window on, since all must know of it.
+        Who registers, or moves to another bucket, takes part from a later window on, since all must know of it. Who
+        said that it does not send is left out where the chain can know it.
         """
         ...
 
@@ -131,3 +137,12 @@ class Chain(WindowClock, BlockTimes, Register, Purse, Protocol):
     def agreement(self) -> LeasedAgreement | None:
         """The record of what each window consisted of; `None` if the chain keeps none."""
         ...
+
+
+def find_peer(register: Register, hotkey: Hotkey) -> Peer | None:
+    """Return who a hotkey is by the register of now, and where its bucket is; None if it is not registered.
+
+    Raises:
+        ChainError: the chain does not answer.
+    """
+    return next((peer for peer in register.peers().values() if peer.hotkey == hotkey), None)

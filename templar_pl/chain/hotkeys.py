@@ -65,6 +65,14 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return Keypair(public_key=public_key).verify(message, signature)
 
 
+def hotkey_of(address: str) -> Hotkey | None:
+    """Return the hotkey of an SS58 address, as chains of Bittensor write it; None if it is no such address."""
+    try:
+        return Hotkey(Keypair(public_key=Keypair(ss58_address=address).public_key).ss58_address)
+    except ValueError:
+        return None
+
+
 def new_hotkey() -> HotkeySigner:
     """Return a new hotkey that is in no file: whoever uses it looks at a chain and signs nothing that lasts."""
     return HotkeySigner(Keypair.from_seed(secrets.token_bytes(_SEED_BYTES)))

@@ -9,7 +9,7 @@ from templar_pl.chain.database import Database
 from templar_pl.chain.hotkeys import HotkeySigner
 from templar_pl.chain.pace import Pace
 from templar_pl.chain.purse import shares_of
-from templar_pl.errors import ChainError
+from templar_pl.errors import ChainError, ConfigError
 from templar_pl.protocol.peer import Peer
 from templar_pl.units import Hotkey, Uid, Window
 
@@ -44,15 +44,29 @@ class LocalRegister:
         """
         self._database, self._signer, self._pace = database, signer, pace
 
-    def register(self) -> Uid:
-        """Return the uid of the own hotkey, giving it the next free one if it has none."""
+    def register(self, *, sends: bool = True) -> Uid:
+        """Return the uid of the own hotkey, giving it the next free one if it has none.
+
+        A hotkey that sent nothing so far and does from now on counts from the next window on.
+
+        Raises:
+            ConfigError: the hotkey is registered as one that sends: its payloads count for all who replay its windows.
+        """
         with self._database.write() as connection:
+            since = self._pace.window(connection) + 1
             connection.execute(
-                "INSERT INTO neurons SELECT COUNT(*), ?, ?, '', ? FROM neurons WHERE true "
-                "ON CONFLICT (hotkey) DO NOTHING",
-                (self._signer.hotkey, self._signer.public_key, self._pace.window(connection) + 1),
+                "INSERT INTO neurons SELECT COUNT(*), ?, ?, '', ?, ? FROM neurons WHERE true "
+                "ON CONFLICT (hotkey) DO UPDATE SET sends = 1, since = excluded.since "
+                "WHERE excluded.sends AND NOT neurons.sends",
+                (self._signer.hotkey, self._signer.public_key, since, sends),
             )
-            return own_uid(connection, self._signer.hotkey)
+            uid = own_uid(connection, self._signer.hotkey)
+            if connection.execute("SELECT sends FROM neurons WHERE uid = ?", (uid,)).fetchone()[0] > sends:
+                raise ConfigError(
+                    f"hotkey {self._signer.hotkey} takes part in this run as a miner; give this command a hotkey of "
+                    "its own, by --wallet.hotkey"
+                )
+            return uid
 
     def commit(self, address: str) -> None:
         """Publish where the own bucket is. Raises `ChainError` if the own hotkey is not registered."""
@@ -66,13 +80,10 @@ class LocalRegister:
             return read_peers(connection)
 
     def candidates(self, window: Window) -> dict[Uid, Peer]:
-        """Return the hotkeys that were registered before the window opened, in uid order."""
+        """Return the hotkeys that send and were registered before the window opened, in uid order."""
+        query = "SELECT uid, hotkey, public_key, address FROM neurons WHERE sends AND since <= ? ORDER BY uid"
         with self._database.read() as connection:
-            return _peers(
-                connection.execute(
-                    "SELECT uid, hotkey, public_key, address FROM neurons WHERE since <= ? ORDER BY uid", (window,)
-                )
-            )
+            return _peers(connection.execute(query, (window,)))
 
     def set_weights(self, weights: Mapping[Uid, float]) -> None:
         """Replace what the own hotkey says each miner deserves; the weights are scaled so that they sum to 1.

@@ -10,14 +10,14 @@ from pathlib import Path
 from templar_pl.errors import ConfigError
 
 APPLICATION_ID = 0x746D706C  # "tmpl", so that no other program's database is written to
-FORMAT = "2"
+FORMAT = "3"
 """Version of the tables; a file of another version is refused."""
 
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE neurons (
     uid INTEGER PRIMARY KEY, hotkey TEXT NOT NULL UNIQUE, public_key BLOB NOT NULL, address TEXT NOT NULL,
-    since INTEGER NOT NULL);
+    since INTEGER NOT NULL, sends INTEGER NOT NULL);
 CREATE TABLE live (uid INTEGER PRIMARY KEY, session TEXT NOT NULL, expires REAL NOT NULL);
 CREATE TABLE windows (window INTEGER PRIMARY KEY, opened_at REAL NOT NULL, closed_at REAL);
 CREATE TABLE announcements (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +20,9 @@ from templar_pl.errors import ChainError, ConfigError, ObjectMissingError
 from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets, publish_run_file
 from templar_pl.exchange.run_files import own_run_file
 from templar_pl.exchange.store import BucketReader
+from templar_pl.node_config import FollowConfig
 from templar_pl.protocol import RunFile
+from templar_pl.training.followed import followed
 from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers
 from templar_pl.training.node_folder import NodeFolder
 from templar_pl.training.outlook import SubnetOutlook, SubnetSeen
@@ -54,6 +56,20 @@ class OwnHotkey:
     """What tells what that costs."""
 
 
+@dataclass(frozen=True)
+class OwnNode:
+    """What a machine chose for its node."""
+
+    folder: NodeFolder
+    """Of this node in this run; its name is the name of the run, 1 to 49 of a-z, 0-9, dot, dash and underscore."""
+
+    r2: R2Buckets | None = None
+    """The buckets of the run; folders on this machine if None."""
+
+    follow: FollowConfig = field(default_factory=FollowConfig)
+    """Whose word counts."""
+
+
 class BittensorNetwork:
     """Nodes find each other by the register of a subnet: whoever committed the address of a bucket there takes part."""
 
@@ -63,8 +79,7 @@ class BittensorNetwork:
         config: BittensorConfig,
         hotkey: OwnHotkey,
         *,
-        folder: NodeFolder,
-        r2: R2Buckets | None = None,
+        node: OwnNode,
         open_substrate: OpenSubstrate | None = None,
     ) -> None:
         """Store the settings; nothing is read or connected.
@@ -73,13 +88,11 @@ class BittensorNetwork:
             netuid: number of the subnet.
             config: which chain, and how patiently.
             hotkey: of this node.
-            folder: of this node in this run; its name is the name of the run, 1 to 49 of a-z, 0-9, dot, dash and
-                underscore.
-            r2: the buckets of the run; folders on this machine if None.
+            node: what this machine chose for itself.
             open_substrate: makes connections to the chain; to the network of the settings if None.
         """
         self._netuid, self._config, self._hotkey = netuid, config, hotkey
-        self._folder, self._r2 = folder, r2
+        self._folder, self._r2, self._follow = node.folder, node.r2, node.follow
         self._open_substrate = open_substrate
 
     @property
@@ -92,7 +105,7 @@ class BittensorNetwork:
         """See `Network.node_dir`."""
         return self._folder.node_dir
 
-    def open(self, digest: bytes, window: WindowConfig) -> Connection:
+    def open(self, digest: bytes, window: WindowConfig, *, sends: bool = True) -> Connection:
         """See `Network.open`.
 
         Raises:
@@ -101,13 +114,14 @@ class BittensorNetwork:
         refuse_short_gathers(window)
         lock = self._folder.lock()
         try:
-            return self._connect(digest, window, lock)
+            return self._connect(digest, window, lock, sends=sends)
         except BaseException:
             lock.close()
             raise
 
     def look(self, digest: bytes, window: WindowConfig) -> SubnetOutlook:
         """See `Network.look`."""
+        followed(self._follow, None)
         try:
             hotkey: Hotkey | ConfigError = (signer := self._hotkey.load()).hotkey
         except ConfigError as error:
@@ -134,13 +148,14 @@ class BittensorNetwork:
             subnet=subnet,
         )
 
-    def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str]) -> Connection:
+    def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str], *, sends: bool) -> Connection:
+        named, validator = followed(self._follow, None)
         signer = self._hotkey.load()
         chain = self._chain(signer, window)
         chain.open()
         try:
             refuse_late_uploads(window.time_window_delta_seconds, window.blocks_per_window * chain.block_s)
-            uid = chain.register()
+            uid = chain.register(sends=sends)
             buckets = self._buckets(signer.hotkey)
             if self._r2 is not None:
                 self._r2.own().check()
@@ -152,6 +167,7 @@ class BittensorNetwork:
                 publish_run_file(buckets.own(), terms.file(start.window), signer, verify)
             else:
                 log.info("uid %d says that the run began with window %d", start.teller, start.window)
+            aggregator = named or _hotkey_of(chain, start.teller)
             chain.commit(address)
             _say_when_it_counts(chain, uid, address, signer)
         except BaseException:
@@ -170,6 +186,9 @@ class BittensorNetwork:
             address=address,
             start_window=start.window,
             lock=lock,
+            aggregator=aggregator,
+            validator=validator,
+            manifest_wait_s=self._follow.wait_s,
         )
 
     @property
@@ -205,6 +224,14 @@ class BittensorNetwork:
             start_window=self._config.start_window,
             leader=self._config.leader,
         )
+
+
+def _hotkey_of(chain: BittensorChain, uid: Uid | None) -> Hotkey | None:
+    """Return the hotkey of a uid, if there is one."""
+    if uid is None:
+        return None
+    peer = chain.peers([uid]).get(uid)
+    return peer.hotkey if peer is not None else None
 
 
 def _refuse_odd_start(chain: BittensorChain, bucket: BucketReader, run_file: RunFile, own_key: bytes) -> None:

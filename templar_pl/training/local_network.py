@@ -17,6 +17,8 @@ from templar_pl.chain import (
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ChainError, ConfigError, StoreError
 from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets
+from templar_pl.node_config import FollowConfig
+from templar_pl.training.followed import followed
 from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers
 from templar_pl.training.node_folder import NodeFolder
 from templar_pl.training.outlook import LocalOutlook
@@ -37,6 +39,7 @@ class LocalNetwork:
         hotkey: str = "miner",
         chain: LocalChainConfig | None = None,
         r2: R2Buckets | None = None,
+        follow: FollowConfig | None = None,
     ) -> None:
         """Store where things are.
 
@@ -46,10 +49,12 @@ class LocalNetwork:
             hotkey: name of this node's key; made on first use in `root/hotkeys`.
             chain: pace and leases of the local chain.
             r2: the buckets of the run; folders below `root` if None.
+            follow: whose word counts; nobody's if None.
         """
         self._root, self._run, self._hotkey = Path(root), run, hotkey
         self._folder = NodeFolder(self._root / run, hotkey)
         self._config, self._r2 = chain or LocalChainConfig(), r2
+        self._follow = follow or FollowConfig()
 
     @property
     def run_dir(self) -> Path:
@@ -61,13 +66,13 @@ class LocalNetwork:
         """See `Network.node_dir`."""
         return self._folder.node_dir
 
-    def open(self, digest: bytes, window: WindowConfig) -> Connection:
+    def open(self, digest: bytes, window: WindowConfig, *, sends: bool = True) -> Connection:
         """See `Network.open`."""
         if not self._config.record_windows:
             refuse_short_gathers(window)
         lock = self._folder.lock()
         try:
-            return self._connect(digest, window, lock)
+            return self._connect(digest, window, lock, sends=sends)
         except (ConfigError, ChainError, StoreError):
             lock.close()
             raise
@@ -75,18 +80,21 @@ class LocalNetwork:
     def look(self, digest: bytes, window: WindowConfig) -> LocalOutlook:
         """Say what `open` would find on the chain; nothing is made, changed or locked. Raises as `open` does."""
         signer = load_hotkey(self._hotkeys, self._hotkey)
+        if signer is not None:  # its own key, which it may follow, is made when it joins
+            followed(self._follow, self._hotkeys)
         peers = look_at_local_chain(self._chain_file, self._chain_config(window), run=digest.hex())
         return LocalOutlook(
             str(self._chain_file), peers, signer.hotkey if signer else None, self._hotkeys / self._hotkey
         )
 
-    def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str]) -> Connection:
+    def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str], *, sends: bool) -> Connection:
         signer = load_or_create_hotkey(self._hotkeys, self._hotkey)
+        aggregator, validator = followed(self._follow, self._hotkeys)
         chain = LocalChain(self._chain_file, signer, self._chain_config(window), run=digest.hex())
         chain.open()
         try:
             run, address, buckets = self._store(chain, signer.hotkey)
-            uid = chain.register()
+            uid = chain.register(sends=sends)
             chain.commit(address)
         except (ConfigError, ChainError, StoreError):
             chain.close()
@@ -103,6 +111,9 @@ class LocalNetwork:
             address=address,
             start_window=Window(0),
             lock=lock,
+            aggregator=aggregator,
+            validator=validator,
+            manifest_wait_s=self._follow.wait_s,
         )
 
     @property

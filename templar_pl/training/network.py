@@ -48,6 +48,15 @@ class Connection:
     lock: IO[str]
     """Held as long as this node runs, so that no other process runs as the same node."""
 
+    aggregator: Hotkey | None
+    """Whose manifests say what a window consists of; None for nobody's. Counts where there is no agreement."""
+
+    validator: Hotkey | None
+    """Whose peer lists and checkpoints count besides; None for nobody's."""
+
+    manifest_wait_s: float
+    """Seconds after the end of uploads for which a manifest is waited for."""
+
     def close(self) -> None:
         """Take part no more and let go of the chain."""
         try:
@@ -73,15 +82,17 @@ class Network(Protocol):
         """Folder of what only this node writes: its log, its metrics, its checkpoints."""
         ...
 
-    def open(self, digest: bytes, window: WindowConfig) -> Connection:
+    def open(self, digest: bytes, window: WindowConfig, *, sends: bool = True) -> Connection:
         """Connect, register the own hotkey and publish where the own bucket is.
 
         Args:
             digest: 32 bytes, of the settings and parameter shapes all nodes of the run share.
             window: length of a window and its exchange.
+            sends: whether this node sends payloads; see `Register.register`.
 
         Raises:
-            ConfigError: the chain belongs to a run with other settings, or a key of the own bucket is not set.
+            ConfigError: the chain belongs to a run with other settings, a key of the own bucket is not set, or nobody
+                knows the hotkey that is to be followed.
             ChainError: the chain cannot be reached.
             StoreError: the own bucket cannot be reached.
         """

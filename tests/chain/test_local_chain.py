@@ -18,6 +18,9 @@ from templar_pl.errors import ChainError, ConfigError
 from templar_pl.units import Window
 from tests.chain.nodes import PATIENCE_S, RUN, ManualTime, joined, local_chain, num_open_files, sha
 
+WALL = LocalChainConfig(pace="wall")
+WINDOW_S = WALL.seconds_per_block * WALL.blocks_per_window
+
 
 @pytest.mark.parametrize(
     ("field", "value"),
@@ -217,3 +220,45 @@ def test_a_fault_in_our_own_statement_is_not_blamed_on_the_file(tmp_path: Path) 
         connection.execute("SELECT nonsense")
 
     assert explain(caught.value, tmp_path) is None
+
+
+def test_who_does_not_send_is_registered_and_no_candidate(tmp_path: Path) -> None:
+    clock = ManualTime()
+    chains = {name: local_chain(tmp_path, name, WALL, clock) for name in ("miner", "aggregator")}
+    for name, chain in chains.items():
+        chain.open()
+        chain.register(sends=name == "miner")
+    clock.utc += WINDOW_S
+
+    for chain in chains.values():
+        assert [peer.uid for peer in chain.peers().values()] == [0, 1]
+        assert list(chain.candidates(chain.window())) == [0]
+        chain.close()
+
+
+def test_who_sends_from_now_on_counts_from_the_next_window_on(tmp_path: Path) -> None:
+    clock = ManualTime()
+    chain = local_chain(tmp_path, "node", WALL, clock)
+    chain.open()
+    uid = chain.register(sends=False)
+    clock.utc += 5 * WINDOW_S
+    window = chain.window()
+
+    assert chain.register() == uid
+    clock.utc += WINDOW_S
+    chain.register()
+
+    assert not chain.candidates(window)
+    assert list(chain.candidates(Window(window + 1))) == [uid]
+    chain.close()
+
+
+def test_a_hotkey_whose_payloads_count_cannot_stop_to_send(tmp_path: Path) -> None:
+    chain = local_chain(tmp_path, "node", WALL)
+    chain.open()
+    chain.register()
+
+    with pytest.raises(ConfigError, match=r"takes part in this run as a miner; .* --wallet\.hotkey"):
+        chain.register(sends=False)
+
+    chain.close()

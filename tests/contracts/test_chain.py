@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from templar_pl.chain.chain import Chain, LeasedAgreement
+from templar_pl.chain.chain import Chain, LeasedAgreement, find_peer
 from templar_pl.chain.hotkeys import verify
 from templar_pl.errors import ChainError
-from templar_pl.units import Block, Uid, Window
+from templar_pl.units import Block, Hotkey, Uid, Window
 from tests.chain.nodes import num_open_files, sha
 from tests.contracts.worlds import BLOCKS_PER_WINDOW, BittensorWorld, LockstepWorld, WallWorld, World
 
@@ -132,6 +132,22 @@ def test_who_registers_is_a_candidate_from_a_later_window_on_the_same_ones_on_al
     assert newcomer not in first.candidates(after)
     assert first.candidates(after) == second.candidates(after) == late.candidates(after)
     assert late.candidates(before) == {}
+
+
+def test_a_peer_is_found_by_its_hotkey_where_its_bucket_is_now(world: World) -> None:
+    chain = world.node("a")
+    uid = chain.register()
+    chain.commit("former")
+    hotkey = chain.peers()[uid].hotkey
+    world.spread()
+    chain.commit("latter")
+    world.spread()
+
+    found = find_peer(chain, hotkey)
+
+    assert found is not None
+    assert (found.uid, found.hotkey, found.address) == (uid, hotkey, "latter")
+    assert find_peer(chain, Hotkey("nobody")) is None
 
 
 def test_peers_are_listed_in_uid_order(world: World) -> None:

@@ -14,7 +14,7 @@ from templar_pl.cli_doctor import DoctorCLI
 from templar_pl.cli_network import NetworkOptions, node_network
 from templar_pl.exchange import R2Options
 from templar_pl.hparams import HParams, load_hparams
-from templar_pl.node_config import StoreConfig, WalletConfig
+from templar_pl.node_config import FollowConfig, StoreConfig, WalletConfig
 from templar_pl.roles.doctor_rows import Row
 from templar_pl.roles.doctor_subnet import check_subnet
 from templar_pl.training import Network
@@ -65,6 +65,7 @@ class SubnetWorld:
             chain=LocalChainConfig(),
             bittensor=BittensorConfig(**{"network": "finney", "open_timeout_s": 5.0, **bittensor}),
             r2=R2Options(retry_for_s=0.2),
+            follow=FollowConfig(),
         )
         return node_network(options, HPARAMS, open_substrate=self.open_substrate())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -14,8 +14,9 @@ from templar_pl.chain.metagraph_register import REGISTER_BLOCKS
 from templar_pl.chain.subtensor import OpenSubstrate
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ConfigError
+from templar_pl.node_config import FollowConfig
 from templar_pl.training import Connection, NodeFolder
-from templar_pl.training.bittensor_network import BittensorNetwork, OwnHotkey
+from templar_pl.training.bittensor_network import BittensorNetwork, OwnHotkey, OwnNode
 from templar_pl.training.outlook import SubnetSeen
 from tests.servers.subtensor import FakeSubtensor
 from tests.servers.subtensor_register import Register
@@ -45,7 +46,9 @@ class World:
         self.fake.mine()
         return uid
 
-    def network(self, name: str, *, run: str = "run", **settings: int) -> BittensorNetwork:
+    def network(
+        self, name: str, *, run: str = "run", follow: FollowConfig | None = None, **settings: int
+    ) -> BittensorNetwork:
         config = replace(BittensorConfig(network="local"), **settings)  # type: ignore[arg-type]
         hotkey = OwnHotkey(
             lambda: self.signer(name),
@@ -56,11 +59,15 @@ class World:
         )
         opens = cast(OpenSubstrate, lambda: FakeSubstrate(self.fake))
         return BittensorNetwork(
-            NETUID, config, hotkey, folder=NodeFolder(self.folder / run, name), open_substrate=opens
+            NETUID,
+            config,
+            hotkey,
+            node=OwnNode(NodeFolder(self.folder / run, name), follow=follow or FollowConfig()),
+            open_substrate=opens,
         )
 
     def join(
-        self, name: str, digest: bytes = DIGEST, window: WindowConfig = WINDOW, *, run: str = "run", **settings: int
+        self, name: str, digest: bytes = DIGEST, window: WindowConfig = WINDOW, *, run: str = "run", **settings: Any
     ) -> Connection:
         self.connections.append(self.network(name, run=run, **settings).open(digest, window))
         return self.connections[-1]
@@ -87,6 +94,31 @@ def test_whoever_begins_a_run_is_followed_by_its_validators_word(world: World) -
     assert joined.uid == uid
     assert joined.agreement is None
     assert joined.chain.peers()[begun.uid].address == world.signer("leader").hotkey
+
+
+def test_the_aggregator_is_who_told_where_the_run_began_unless_another_is_named(world: World) -> None:
+    world.register("leader", stake=10.0)
+    for name in ("miner", "other"):
+        world.register(name)
+    writer, judge = (world.signer(name).hotkey for name in ("writer", "judge"))
+
+    begun = world.join("leader", start_window=40)
+    joined = world.join("miner")
+    named = world.join("other", follow=FollowConfig(aggregator=writer, validator=judge, wait_s=3.0))
+
+    assert begun.aggregator is None
+    assert (joined.aggregator, joined.validator) == (begun.hotkey, None)
+    assert (named.aggregator, named.validator, named.manifest_wait_s) == (writer, judge, 3.0)
+
+
+def test_whom_to_follow_must_be_an_address(world: World) -> None:
+    world.register("miner")
+    follow = FollowConfig(aggregator="leader")
+
+    with pytest.raises(ConfigError, match=r"follow\.aggregator must be the address of a hotkey"):
+        world.join("miner", follow=follow, start_window=40)
+    with pytest.raises(ConfigError, match=r"follow\.aggregator must be the address of a hotkey"):
+        world.network("miner", follow=follow).look(DIGEST, WINDOW)
 
 
 def test_the_validator_with_the_largest_stake_that_has_a_run_file_is_believed(world: World) -> None:

@@ -165,8 +165,8 @@ def test_a_checkpoint_of_another_compression_setting_is_refused(trained: Path, n
 
 def test_a_checkpoint_of_a_run_that_began_with_another_window_is_refused(trained: Path) -> None:
     class LaterNetwork(LocalNetwork):
-        def open(self, digest: bytes, window: WindowConfig) -> Connection:
-            return replace(super().open(digest, window), start_window=Window(1))
+        def open(self, digest: bytes, window: WindowConfig, *, sends: bool = True) -> Connection:
+            return replace(super().open(digest, window, sends=sends), start_window=Window(1))
 
     strategy = TemplarStrategy(LaterNetwork(root=str(trained)), compression=SETTINGS)
     checkpoint = max((trained / "checkpoints").glob("window-*.ckpt"))

@@ -60,8 +60,8 @@ class FailingNetwork(LocalNetwork):
         super().__init__(**network)
         self._windows = windows
 
-    def open(self, digest: bytes, window: WindowConfig) -> Connection:
-        connection = super().open(digest, window)
+    def open(self, digest: bytes, window: WindowConfig, *, sends: bool = True) -> Connection:
+        connection = super().open(digest, window, sends=sends)
         return replace(connection, buckets=FullDisks(connection.buckets, self._windows))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from templar_pl import LocalNetwork
-from templar_pl.chain import LocalChainConfig
+from templar_pl.chain import LocalChainConfig, hotkey_of, load_or_create_hotkey
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ConfigError
+from templar_pl.node_config import FollowConfig
 
 
 def test_a_gather_that_ends_before_uploads_are_over_is_refused_where_nobody_records_windows(tmp_path: Path) -> None:
@@ -27,3 +29,60 @@ def test_where_windows_are_recorded_a_gather_may_be_short(tmp_path: Path) -> Non
     window = WindowConfig(time_window_delta_seconds=1.0, gather_timeout_seconds=3.4)
 
     LocalNetwork(str(tmp_path), chain=chain).open(bytes(32), window).close()
+
+
+def test_who_is_followed_is_named_by_its_address_or_by_a_key_of_this_machine(tmp_path: Path) -> None:
+    keys = tmp_path / "hotkeys"
+    aggregator, validator = (load_or_create_hotkey(keys, name).hotkey for name in ("writer", "judge"))
+    follow = FollowConfig(aggregator="writer", validator=validator, wait_s=7.0)
+
+    connection = LocalNetwork(str(tmp_path), follow=follow).open(bytes(32), WindowConfig())
+
+    assert (connection.aggregator, connection.validator) == (aggregator, validator)
+    assert connection.manifest_wait_s == 7.0
+    connection.close()
+
+
+def test_nobody_is_followed_on_a_local_chain_unless_it_is_named(tmp_path: Path) -> None:
+    connection = LocalNetwork(str(tmp_path)).open(bytes(32), WindowConfig())
+
+    assert (connection.aggregator, connection.validator) == (None, None)
+    connection.close()
+
+
+def test_a_node_may_follow_itself_before_it_has_a_key(tmp_path: Path) -> None:
+    network = LocalNetwork(str(tmp_path), hotkey="writer", follow=FollowConfig(aggregator="writer"))
+    network.look(bytes(32), WindowConfig())
+
+    connection = network.open(bytes(32), WindowConfig(), sends=False)
+
+    assert connection.aggregator == connection.hotkey
+    connection.close()
+
+
+@pytest.mark.parametrize("follow", [{"aggregator": "writer"}, {"validator": "writer"}])
+def test_a_name_without_a_key_is_refused_with_what_to_do(tmp_path: Path, follow: dict[str, Any]) -> None:
+    load_or_create_hotkey(tmp_path / "hotkeys", "miner")
+    network = LocalNetwork(str(tmp_path), follow=FollowConfig(**follow))
+
+    for join in (network.open, network.look):
+        with pytest.raises(
+            ConfigError, match=rf"follow\.{next(iter(follow))} is 'writer', .* in {tmp_path}/hotkeys: start that node"
+        ):
+            join(bytes(32), WindowConfig())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"aggregator": "../key"}, {"validator": ""}, {"wait_s": -1.0}, {"wait_s": float("nan")}, {"wait_s": True}]
+)
+def test_a_setting_of_following_that_is_out_of_range_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"follow\.{next(iter(wrong))} must be"):
+        FollowConfig(**wrong)
+
+
+def test_an_address_is_read_whatever_network_it_is_written_for() -> None:
+    hotkey = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+    elsewhere = "15oF4uVJwmo4TdGW7VfQxNLavjCXviqxT9S1MgbjMNHr6Sp5"
+
+    assert hotkey_of(hotkey) == hotkey_of(elsewhere) == hotkey
+    assert hotkey_of(hotkey[:-1] + "X") is None
