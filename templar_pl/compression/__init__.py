@@ -11,6 +11,7 @@ from templar_pl.compression.quantise import dequantise
 from templar_pl.compression.section import SectionError
 from templar_pl.compression.sparse import EMPTY_CODE, MAX_CODE, SparseChunks
 from templar_pl.compression.travel import pack_body, travel_bytes, travels_as_made, unpack_body
+from templar_pl.compression.update_codec import UpdateCodec
 
 __all__ = [
     "EMPTY_CODE",
@@ -24,6 +25,7 @@ __all__ = [
     "NativeError",
     "SectionError",
     "SparseChunks",
+    "UpdateCodec",
     "body_bytes",
     "check_exact_arithmetic",
     "chunk_grid",

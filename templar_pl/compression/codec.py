@@ -6,21 +6,20 @@ Shapes: N = chunks of one parameter, K = coefficients per chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from templar_pl.compression.body import Ready
-from templar_pl.compression.grid import ChunkGrid, Grids, chunk_grid
+from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.momentum import subtract_
-from templar_pl.compression.native_check import Backend, is_native, missing_option
-from templar_pl.compression.native_codec import NativeEngine
-from templar_pl.compression.slab import momentum_of, new_slabs
+from templar_pl.compression.native_check import Backend
+from templar_pl.compression.slab import Slab, momentum_of, new_slabs
 from templar_pl.compression.sparse import SparseChunks
-from templar_pl.compression.torch_codec import TorchEngine
-from templar_pl.config import MAX_PEERS, CompressionConfig
+from templar_pl.compression.update_codec import UpdateCodec, check_names
+from templar_pl.config import CompressionConfig
 
 MAX_GRADIENT = 2.0**64
 """Largest gradient that is accepted: 64 * 2**64 * MAX_LR, summed over 2**37 windows without decay, is below 2**128."""
@@ -29,7 +28,7 @@ MAX_LR = 2.0**20
 """Largest weight of a gradient."""
 
 
-class MomentumCodec:
+class MomentumCodec(UpdateCodec):
     """Momentum of all parameters of a model, what of it is sent, and the update that payloads make.
 
     One window is: `accumulate_`, `compress_` (and `restore_`, if the payload could not be put), `update`.
@@ -47,45 +46,18 @@ class MomentumCodec:
         """Start with zero momentum.
 
         Args:
-            shapes: name -> shape of every parameter; their order is the order on the wire.
+            shapes: as of `UpdateCodec`, and so all the others.
             config: numbers that all nodes share.
             device: where momentum lives and updates are computed.
-            product_dtype: of the matrix products of the update: float32, or float64 where `check_exact_arithmetic`
-                refuses float32. The update is the same.
-            backend: `torch` (any device), `native` (the compiled library; CPU and float32 only), or `auto`: native
-                where it works. All backends turn the same payloads into the same update.
+            product_dtype: of the matrix products of the update.
+            backend: who computes.
 
         Raises:
-            ValueError: the dtype is another one, or native cannot work here or with this config.
-            NativeError: the compiled library was asked for and is not there.
+            ValueError: as `UpdateCodec`.
+            NativeError: as `UpdateCodec`.
         """
-        if product_dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"product_dtype must be torch.float32 or torch.float64, got {product_dtype}")
-        self.grids = Grids(
-            {
-                name: chunk_grid(
-                    tuple(shape),
-                    chunk_size=config.chunk_size,
-                    topk=config.topk,
-                    value_bits=config.value_bits,
-                    transform=config.transform,
-                    index_coding=config.index_coding,
-                )
-                for name, shape in shapes.items()
-            }
-        )
-        slabs = new_slabs(self.grids, device)
-        by_name = momentum_of(slabs)
-        self.momentum: dict[str, Tensor] = {name: by_name[name] for name in self.grids}  # (N, K) each
-        self._device, self._transform, self._can_restore = device, config.transform, False
-        self.backend: Literal["native", "torch"] = "torch"
-        """Which one computes."""
-
-        if is_native(backend, device, product_dtype, missing=missing_option(config)):
-            self.backend = "native"
-            self._engine = NativeEngine(self.grids, self.momentum, config)
-        else:
-            self._engine = TorchEngine(self.grids, slabs, config, device=device, product_dtype=product_dtype)
+        self._transform, self._can_restore = config.transform, False
+        super().__init__(shapes, config, device, product_dtype=product_dtype, backend=backend)
 
     def accumulate_(self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float]) -> None:
         """Decay the momentum and add the gradients, weighted by lr. `restore_` is no longer possible after it.
@@ -151,35 +123,10 @@ class MomentumCodec:
         Raises:
             ValueError: the payload is of another model.
         """
-        _check_names("payload", chunks, self.grids)
+        check_names("payload", chunks, self.grids)
         self._can_restore = False
         for name, momentum in self.momentum.items():
             subtract_(momentum, chunks[name])
-
-    def update(
-        self, payloads: Sequence[Mapping[str, SparseChunks]], *, out: Mapping[str, Tensor | None] | None = None
-    ) -> dict[str, Tensor]:
-        """Compute the update that payloads make: the same bits for the same payloads on every node.
-
-        Args:
-            payloads: 0..MAX_PEERS of them, of this model; their order does not matter.
-            out: tensors to write to, where they are contiguous fp32 ones of the parameter's shape on the codec's
-                device; such as the gradients, when nobody needs them any more.
-
-        Returns:
-            name -> -1.0, 0.0 or 1.0 for every element, fp32, in the shape of the parameter. Without payloads all zero.
-
-        Raises:
-            ValueError: there are too many payloads, or one is of another model.
-        """
-        if len(payloads) > MAX_PEERS:
-            raise ValueError(f"an update is made of 0..{MAX_PEERS} payloads, got {len(payloads)}")
-        for position, payload in enumerate(payloads):
-            _check_names(f"payload {position}", payload, self.grids)
-        given = out or {}
-        update = {name: _target(given.get(name), grid.shape, self._device) for name, grid in self.grids.items()}
-        self._engine.update(payloads, update)
-        return update
 
     def largest(self, gradients: Mapping[str, Tensor | None]) -> dict[str, float]:
         """Return the largest magnitude of each gradient that is not None; NaN or infinite if one is not finite."""
@@ -200,7 +147,7 @@ class MomentumCodec:
         if state["transform"] != self._transform:
             raise ValueError(f"saved momentum must be of transform {self._transform}, got {state['transform']}")
         saved: Mapping[str, Tensor] = state["momentum"]
-        _check_names("saved momentum", saved, self.grids)
+        check_names("saved momentum", saved, self.grids)
         for name, momentum in self.momentum.items():
             if saved[name].shape != momentum.shape:
                 raise ValueError(
@@ -211,29 +158,18 @@ class MomentumCodec:
         for name, momentum in self.momentum.items():
             momentum.copy_(saved[name])
 
-
-def _check_names(what: str, names: Iterable[str], grids: Mapping[str, ChunkGrid]) -> None:
-    """Raise ValueError unless `names` are the parameters of this model."""
-    got = set(names)
-    missing, unknown = [name for name in grids if name not in got], sorted(got - grids.keys())
-    if missing or unknown:
-        raise ValueError(f"{what} must name the parameters of this model; missing {missing}, unknown {unknown}")
-
-
-def _target(given: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return the given tensor if an update can be written to it, else a new one."""
-    if given is not None and given.dtype == torch.float32 and tuple(given.shape) == shape:
-        given = given.detach()
-        if given.is_contiguous() and given.device == device:
-            return given
-    return torch.empty(shape, dtype=torch.float32, device=device)
+    def _new_slabs(self) -> list[Slab]:
+        slabs = new_slabs(self.grids, self._device)
+        by_name = momentum_of(slabs)
+        self.momentum: dict[str, Tensor] = {name: by_name[name] for name in self.grids}  # (N, K) each
+        return slabs
 
 
 def _check_shapes(
     gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], grids: Mapping[str, ChunkGrid]
 ) -> None:
     """Raise ValueError for names, shapes and weights that `accumulate_` refuses."""
-    _check_names("gradients", gradients, grids)
+    check_names("gradients", gradients, grids)
     for name, gradient in gradients.items():
         if gradient is None:
             continue

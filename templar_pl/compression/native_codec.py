@@ -79,16 +79,21 @@ class NativeEngine:
         _point_to_originals(parameters, self._originals)
         self._run("native_restore", parameters, body=address_of(self._sent.data))
 
+    def prepare(self, payloads: Sequence[Mapping[str, SparseChunks]]) -> Sequence[Body]:
+        """Return payloads as `update` reads them, so that it need not make them so each time."""
+        return [_checked(payload, self._grids, self._plan) for payload in payloads]
+
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
-        """Write the update that payloads make into contiguous fp32 tensors on the CPU."""
+        """Write the update that payloads make, of some or all parameters, into contiguous fp32 tensors on the CPU."""
         if len(payloads) > MAX_PEERS:
             raise ValueError(f"an update is made of 0..{MAX_PEERS} payloads, got {len(payloads)}")
-        bodies = [_checked(payload, self._grids, self._plan) for payload in payloads]
+        bodies = self.prepare(payloads)
         addresses = (ctypes.c_void_p * len(bodies))(*(address_of(body.data) for body in bodies))
-        parameters = self._plan.parameters()
-        for slot, name in zip(parameters, self._names, strict=True):
-            slot.update = out[name].data_ptr()
-        weights = _weights(bodies, self._plan, self._config.equalise)
+        places = [place for place, name in enumerate(self._names) if name in out]
+        parameters = self._plan.parameters(places)
+        for slot, place in zip(parameters, places, strict=True):
+            slot.update = out[self._names[place]].data_ptr()
+        weights = _weights(bodies, places, [parameter.section for parameter in parameters], self._config.equalise)
         self._run(
             "native_receive",
             parameters,
@@ -205,21 +210,28 @@ def _checked(payload: Mapping[str, SparseChunks], grids: Mapping[str, ChunkGrid]
 
 
 def _weights(
-    bodies: Sequence[Body], plan: Plan, equalise: Equalise
+    bodies: Sequence[Body], places: Sequence[int], starts: Sequence[int], equalise: Equalise
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
-    """Return mantissas and exponents of the weights of payloads, each (peers, parameters); None for `none`."""
+    """Return mantissas and exponents of the weights of payloads, each (peers, parameters); None for `none`.
+
+    Args:
+        bodies: what the peers say.
+        places: of the parameters in the order of the sections.
+        starts: of their sections.
+        equalise: see `combine`.
+    """
     if equalise == "none":
         return None
-    table = np.zeros((len(bodies), len(plan.starts), 2), dtype=np.int32)
+    table = np.zeros((len(bodies), len(places), 2), dtype=np.int32)
     squares = [body.squares or () for body in bodies]
-    for place, start in enumerate(plan.starts.values()):
+    for column, (place, start) in enumerate(zip(places, starts, strict=True)):
         if equalise == "norm":
             weights = [inverse_norm(of_body[place][0]) for of_body in squares]
         else:
             bases = [int.from_bytes(body.data[start : start + 2], "little", signed=True) for body in bodies]
             weights = clip_weights([of_body[place][1] for of_body in squares], bases)
         if weights:
-            table[:, place] = weights
+            table[:, column] = weights
     return np.ascontiguousarray(table[..., 0]), np.ascontiguousarray(table[..., 1])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -163,9 +163,16 @@ class Plan:
             _describe(slot, grids[name], start, self.num_chunks)
             self.num_chunks += grids[name].num_chunks
 
-    def parameters(self) -> ctypes.Array[Parameter]:
-        """Return a copy that addresses may be put into."""
-        return type(self._template).from_buffer_copy(self._template)
+    def parameters(self, places: Sequence[int] | None = None) -> ctypes.Array[Parameter]:
+        """Return a copy that addresses may be put into, of all parameters or of those at some places."""
+        if places is None or len(places) == len(self._template):
+            return type(self._template).from_buffer_copy(self._template)
+        chosen = (Parameter * len(places))(*(self._template[place] for place in places))
+        first_chunk = 0
+        for slot in chosen:
+            slot.first_chunk = first_chunk
+            first_chunk += slot.num_chunks
+        return chosen
 
     def job(self, parameters: ctypes.Array[Parameter]) -> Job:
         """Return a job on parameters that `parameters` returned, all or some in a row. Keep them while it runs."""

@@ -45,8 +45,9 @@ class Receiver:
     """Of the matrix products."""
 
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
-        """Write the update that payloads, at least one, make into fp32 tensors."""
-        forms = [self._form(payloads, names) for names in alike(self.grids)]
+        """Write the update that payloads, at least one, make of some or all parameters into fp32 tensors."""
+        asked = {name: grid for name, grid in self.grids.items() if name in out}
+        forms = [self._form(payloads, names) for names in alike(asked)]
         work = [(form, batch) for form in forms for batch in form.batches]
 
         def add(dealt: Iterator[tuple[_Form, Sequence[Block]]]) -> None:

@@ -76,8 +76,12 @@ class TorchEngine:
         for slab, sent in zip(self._slabs, self._sent, strict=True):
             restore_(slab.momentum, sent)
 
+    def prepare(self, payloads: Sequence[Mapping[str, SparseChunks]]) -> Sequence[Mapping[str, SparseChunks]]:
+        """Return payloads as `update` reads them: as they are."""
+        return payloads
+
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
-        """Write the update that payloads make into fp32 tensors."""
+        """Write the update that payloads make, of some or all parameters, into fp32 tensors."""
         if payloads:
             self._receiver.update(payloads, out)
         else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from templar_pl.compression import MomentumCodec
+from templar_pl.compression import UpdateCodec
 from templar_pl.exchange.gather import Gathered, Interval, Request, gather
 from templar_pl.exchange.publish import Published
 from templar_pl.exchange.store import Buckets
@@ -100,7 +100,7 @@ class Fetched:
 class PayloadSource:
     """Fetches and checks payloads of one run."""
 
-    def __init__(self, codec: MomentumCodec, identity: Identity, buckets: Buckets, limits: Limits) -> None:
+    def __init__(self, codec: UpdateCodec, identity: Identity, buckets: Buckets, limits: Limits) -> None:
         """Store the parts.
 
         Args:

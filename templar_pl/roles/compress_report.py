@@ -15,7 +15,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace, set_parsing_set
 from rich.console import Console
 
 from templar_pl.command_line import EXIT_SETTINGS, EXIT_STOPPED, hparams_files, say_error
-from templar_pl.compression import Backend, MomentumCodec, NativeError
+from templar_pl.compression import Backend, NativeError, UpdateCodec
 from templar_pl.config import MAX_PEERS, CompressionConfig
 from templar_pl.errors import ConfigError
 from templar_pl.hparams import HParams, load_hparams
@@ -130,7 +130,7 @@ def make_report(question: Question) -> Report:
     """
     config = question.hparams.compression
     # On `meta` a codec allocates no momentum.
-    grids = MomentumCodec(question.shapes, config, torch.device("meta"), backend="torch").grids
+    grids = UpdateCodec(question.shapes, config, torch.device("meta"), backend="torch").grids
     groups = group_by_kind(grids)
     try:
         watch = Stopwatch(config, backend=question.backend, peers=question.line.peers) if question.seconds else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from templar_pl.compression import MomentumCodec
+from templar_pl.compression import UpdateCodec
 from templar_pl.config import LlamaConfig
 from templar_pl.hparams import HParams
 from templar_pl.protocol import payload_bytes
@@ -57,7 +57,7 @@ def estimate_need(model: LlamaModule, hparams: HParams, element_bytes: int = FP3
     """
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     # On `meta` a codec allocates no momentum.
-    grids = MomentumCodec(shapes, hparams.compression, torch.device("meta"), backend="torch").grids
+    grids = UpdateCodec(shapes, hparams.compression, torch.device("meta"), backend="torch").grids
     parameters = element_bytes * sum(parameter.numel() for parameter in model.parameters())
     tokens = hparams.pages.batch_size * hparams.pages.sequence_length
     checkpointed = bool(model.hparams["gradient_checkpointing"])

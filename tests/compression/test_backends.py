@@ -90,6 +90,7 @@ def assert_same_update(bodies: list[Body], **settings: object) -> None:
             # "auto" is native where it is there and knows the settings.
             codecs = [codec(backend, **settings) for backend in ("torch", "float64", "auto")]
             updates += [made.update(bodies) for made in codecs]
+            updates += [dict(made.updates(bodies)) for made in codecs]  # one parameter after the other
             updates.append(codecs[-1].update(bodies[::-1]))
         finally:
             torch.set_num_threads(1)
@@ -184,6 +185,7 @@ def test_payloads_mean_the_same_on_cuda_as_on_the_cpu(rule: str, equalise: str, 
 
     for num_payloads in (1, 2, 16):
         wanted, got = slow.update(bodies[:num_payloads]), fast.update(bodies[:num_payloads])
+        assert all(torch.equal(one, got[name]) for name, one in fast.updates(bodies[:num_payloads]))
         assert all(torch.equal(got[name].cpu().view(torch.int32), wanted[name].view(torch.int32)) for name in SHAPES)
 
 
