@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
@@ -147,6 +147,10 @@ class RoundTrip:
             out: tensors that may be written to, as `MomentumCodec.update` says.
         """
         return self._codec.update([payload.chunks for payload in collected.payloads.values()], out=out)
+
+    def updates(self, collected: Collected) -> Iterator[tuple[str, Tensor]]:
+        """Return what `update` does, one parameter after the other, by name."""
+        return self._codec.updates([payload.chunks for payload in collected.payloads.values()])
 
     def _seconds_to_put(self, window: Window, *, is_open: bool) -> float:
         """Return the seconds for which a put is worth trying."""

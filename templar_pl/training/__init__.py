@@ -1,5 +1,6 @@
 """Everything that touches Lightning."""
 
+from templar_pl.training.applying import exact_dtype
 from templar_pl.training.checkpoints import WindowCheckpoint
 from templar_pl.training.data_module import TemplarDataModule
 from templar_pl.training.local_network import LocalNetwork
@@ -10,9 +11,10 @@ from templar_pl.training.outlook import Outlook
 from templar_pl.training.predictions import PrintPredictions
 from templar_pl.training.progress import WindowProgressBar
 from templar_pl.training.recovery import RecoveryConfig
+from templar_pl.training.replica import Replica
 from templar_pl.training.report import WindowReport
 from templar_pl.training.run_digest import run_digest
-from templar_pl.training.strategy import ExchangeMixin, TemplarStrategy, exact_dtype, register
+from templar_pl.training.strategy import ExchangeMixin, TemplarStrategy, register
 from templar_pl.training.trial import try_trainer
 from templar_pl.training.window_log import WindowLog
 
@@ -26,6 +28,7 @@ __all__ = [
     "Outlook",
     "PrintPredictions",
     "RecoveryConfig",
+    "Replica",
     "TemplarDataModule",
     "TemplarStrategy",
     "WindowCheckpoint",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Trainer
+from collections.abc import Sequence
+
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from torch.optim import LBFGS
+from torch.optim import LBFGS, Optimizer
 
 from templar_pl.errors import ConfigError
 
@@ -18,8 +20,9 @@ def refuse_unsuitable(trainer: Trainer) -> None:
         ConfigError: with what is wrong, what is allowed and how to mend it.
     """
     refuse_settings(trainer)
-    _refuse_optimizers(trainer)
-    _refuse_schedulers(trainer)
+    refuse_optimizers(trainer.lightning_module, trainer.optimizers)
+    for config in trainer.lr_scheduler_configs:
+        refuse_schedule(needs_metric=config.reduce_on_plateau, frequency=config.frequency)
 
 
 def refuse_settings(trainer: Trainer) -> None:
@@ -61,21 +64,22 @@ def _refuse_accumulation(trainer: Trainer) -> None:
         )
 
 
-def _refuse_optimizers(trainer: Trainer) -> None:
-    if not trainer.lightning_module.automatic_optimization:
+def refuse_optimizers(module: LightningModule, optimizers: Sequence[Optimizer]) -> None:
+    """Check what `configure_optimizers` of a module returned. Raises `ConfigError` as `refuse_unsuitable` does."""
+    if not module.automatic_optimization:
         raise ConfigError("automatic_optimization must be True: a window is one optimizer step, taken by the trainer")
-    if len(trainer.optimizers) != 1:
-        raise ConfigError(f"configure_optimizers must return one optimizer, got {len(trainer.optimizers)}")
-    if isinstance(trainer.optimizers[0], LBFGS):
+    if len(optimizers) != 1:
+        raise ConfigError(f"configure_optimizers must return one optimizer, got {len(optimizers)}")
+    if isinstance(optimizers[0], LBFGS):
         raise ConfigError("LBFGS cannot be used: it evaluates the loss several times a step; use SGD or AdamW")
 
 
-def _refuse_schedulers(trainer: Trainer) -> None:
-    for config in trainer.lr_scheduler_configs:
-        if config.reduce_on_plateau:
-            raise ConfigError(
-                "ReduceLROnPlateau cannot be used: the learning rate must follow from the number of windows, so that "
-                "all nodes have the same one; use a scheduler without a metric"
-            )
-        if config.frequency != 1:
-            raise ConfigError(f"the frequency of a learning rate scheduler must be 1 (window), got {config.frequency}")
+def refuse_schedule(*, needs_metric: bool, frequency: object) -> None:
+    """Check a learning rate scheduler. Raises `ConfigError` as `refuse_unsuitable` does."""
+    if needs_metric:
+        raise ConfigError(
+            "ReduceLROnPlateau cannot be used: the learning rate must follow from the number of windows, so that "
+            "all nodes have the same one; use a scheduler without a metric"
+        )
+    if frequency != 1:
+        raise ConfigError(f"the frequency of a learning rate scheduler must be 1 (window), got {frequency}")

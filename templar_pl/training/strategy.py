@@ -7,7 +7,7 @@ one optimizer step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,10 +20,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import Optimizer
 
-from templar_pl.compression import MomentumCodec, check_exact_arithmetic
+from templar_pl.compression import MomentumCodec
 from templar_pl.config import CompressionConfig, PeersConfig, WindowConfig
 from templar_pl.errors import ConfigError
 from templar_pl.exchange.window_values import Limits
+from templar_pl.training.applying import apply_update_, exact_dtype, trained_parameters
 from templar_pl.training.checkpoint_io import AtomicCheckpointIO, restart_at_window
 from templar_pl.training.lightning_loops import ExchangeBeforeStep, count_batches, divide_gradients, set_epoch
 from templar_pl.training.local_network import LocalNetwork
@@ -207,11 +208,9 @@ class ExchangeMixin(Strategy):
     # What the hooks above share.
 
     def _new_session(self) -> Session:
-        optimizer = self.optimizers[0]
-        trained = {p for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
         module = self.lightning_module
         assert isinstance(module, LightningModule)
-        parameters = {name: p for name, p in module.named_parameters() if p in trained}
+        parameters = trained_parameters(module, self.optimizers[0])
         self._names = {p: name for name, p in parameters.items()}
         shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         codec = MomentumCodec(shapes, self.compression, self.root_device, product_dtype=exact_dtype(self.root_device))
@@ -249,30 +248,13 @@ class ExchangeMixin(Strategy):
         divide_gradients(self.session.parameters.values(), self.session.tally.batches)
         return output
 
-    def _apply(self, update: Mapping[str, Tensor]) -> None:
+    def _apply(self, update: Iterable[tuple[str, Tensor]]) -> None:
         """Apply the update of a window this node did not train in, as if it had."""
         assert self.session is not None
         assert self._trainer is not None
-        self.session.set_gradients(update)
-        self.optimizers[0].step()
-        self.optimizers[0].zero_grad()
+        apply_update_(self.optimizers[0], self.session.parameters, update)
         for config in self._trainer.lr_scheduler_configs:
             config.scheduler.step()  # type: ignore[call-arg]  # schedulers that need a metric are refused
-
-
-def exact_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype whose matrix products are exact on a device: fp32, or fp64 with a warning where fp32 rounds.
-
-    Raises:
-        ConfigError: neither is exact, so that this node would leave the others.
-    """
-    try:
-        check_exact_arithmetic(device)
-    except ConfigError as error:
-        log.warning("%s; computing updates in float64, which is slower", error)
-        check_exact_arithmetic(device, dtype=torch.float64)
-        return torch.float64
-    return torch.float32
 
 
 class TemplarStrategy(ExchangeMixin, SingleDeviceStrategy):

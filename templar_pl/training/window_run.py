@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -38,8 +38,8 @@ CLOSE_TIMEOUT_S = 5.0  # a thread is at most in one call to a store or chain
 NEVER = -1
 """Place of a momentum that belongs to no number of applied windows."""
 
-Apply = Callable[[dict[str, Tensor]], None]
-"""Sets the gradients to an update, steps the optimizer and the schedulers."""
+Apply = Callable[[Iterable[tuple[str, Tensor]]], None]
+"""Steps the optimizer with the update of one parameter after the other, then the schedulers."""
 
 
 class WindowRun:
@@ -378,7 +378,7 @@ class WindowRun:
         window = self.window
         collected = self.round_trip.record.collect(window, None)
         self.at_boundary = False
-        apply(self.round_trip.update(collected))
+        apply(self.round_trip.updates(collected))
         self.finish()
         self.tidy(window)
         log.info("window %d: caught up from %d payload(s)", window, len(collected.payloads))

@@ -1,0 +1,80 @@
+"""A model that follows a run without a trainer: for whoever writes down, judges or checks what others train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from templar_pl.compression import UpdateCodec
+from templar_pl.config import CompressionConfig, PeersConfig
+from templar_pl.protocol import fingerprint
+from templar_pl.protocol.model_state import ModelState
+from templar_pl.training.applying import apply_update_, exact_dtype, trained_parameters
+from templar_pl.training.configured import configure
+from templar_pl.training.run_digest import run_digest
+
+
+class Replica:
+    """A module with its optimizer and schedules, and how many windows of a run it has applied."""
+
+    def __init__(
+        self,
+        module: LightningModule,
+        compression: CompressionConfig,
+        peers: PeersConfig,
+        settings_digest: bytes,
+        device: torch.device,
+    ) -> None:
+        """Set the module up as a trainer would for `fit`, and move it to its device.
+
+        Args:
+            module: of the run, with its first parameters.
+            compression: how momentum becomes payload and update.
+            peers: whose payloads are gathered.
+            settings_digest: digest of whatever else the nodes of the run must share.
+            device: where parameters are, and updates are computed.
+
+        Raises:
+            ConfigError: no run takes the module's optimizer or schedules, or the device's arithmetic is not exact.
+        """
+        module.setup("fit")
+        module.configure_model()
+        self.module = module.to(device)
+        configured = configure(self.module)
+        self._optimizer, self._schedules = configured.optimizer, configured.schedules
+        self.parameters = trained_parameters(self.module, self._optimizer)
+        """What is trained and exchanged, in wire order."""
+
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+        self.codec = UpdateCodec(shapes, compression, device, product_dtype=exact_dtype(device))
+        """Makes updates of payloads; holds no momentum."""
+
+        self.digest = run_digest(self.parameters, compression, peers, settings_digest)
+        """32 bytes, of the settings and parameter shapes that all nodes of the run share."""
+
+        self.applied = 0
+        """Windows of the run applied; whoever loads a checkpoint into `state` sets it."""
+
+    @property
+    def state(self) -> ModelState:
+        """The model as checkpoints hold it."""
+        return ModelState(self.parameters, self._optimizer, self._schedules)
+
+    @property
+    def learning_rate(self) -> float:
+        """With which the next window is applied; that of the first group of parameters."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def fingerprint(self) -> bytes:
+        """Return the 32 bytes that tell whether others hold the same parameters."""
+        return fingerprint(self.parameters)
+
+    def apply(self, update: Iterable[tuple[str, Tensor]]) -> None:
+        """Apply the update of the next window; see `apply_update_` for what it may be and raises."""
+        apply_update_(self._optimizer, self.parameters, update)
+        for schedule in self._schedules:
+            schedule.step()
+        self.applied += 1
