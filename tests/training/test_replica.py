@@ -48,7 +48,7 @@ class Scheduled(ConvClassifier):
     def __init__(self, optimizer: Callable[[Any], torch.optim.Optimizer]) -> None:
         super().__init__(optimizer)
         self.again = nn.Linear(8 * 36, 3)
-        self.again.weight = self.net[4].weight
+        self.again.weight = self.net.get_parameter("4.weight")
         nn.init.zeros_(self.again.bias)
         self.frozen = Parameter(torch.ones(3), requires_grad=False)
 
