@@ -14,7 +14,7 @@ from torch import Tensor
 
 from templar_pl.compression.body import Ready
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.momentum import subtract_
+from templar_pl.compression.momentum import add_, subtract_
 from templar_pl.compression.native_check import Backend
 from templar_pl.compression.slab import Slab, momentum_of, new_slabs
 from templar_pl.compression.sparse import SparseChunks
@@ -127,6 +127,25 @@ class MomentumCodec(UpdateCodec):
         self._can_restore = False
         for name, momentum in self.momentum.items():
             subtract_(momentum, chunks[name])
+
+    def put_back_(self, chunks: Mapping[str, SparseChunks]) -> None:
+        """Put an own payload back into the momentum, because it does not count after all.
+
+        If nothing changed the momentum since `compress_` made it, this is `restore_`, to the bit. Otherwise each
+        coefficient is rounded once, as by `subtract_`.
+
+        Args:
+            chunks: what the payload says: that of the last `compress_`, unless the momentum was changed since.
+
+        Raises:
+            ValueError: the payload is of another model.
+        """
+        check_names("payload", chunks, self.grids)
+        if self._can_restore:
+            self.restore_()
+            return
+        for name, momentum in self.momentum.items():
+            add_(momentum, chunks[name])
 
     def largest(self, gradients: Mapping[str, Tensor | None]) -> dict[str, float]:
         """Return the largest magnitude of each gradient that is not None; NaN or infinite if one is not finite."""

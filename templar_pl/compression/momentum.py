@@ -141,6 +141,12 @@ def subtract_(momentum: Tensor, sparse: SparseChunks) -> None:
     momentum.scatter_add_(-1, sparse.indices.long(), -dequantise(sparse))
 
 
+def add_(momentum: Tensor, sparse: SparseChunks) -> None:
+    """Put back into the momentum, (N, K) fp32, what a payload says; each coefficient is rounded once."""
+    # Fillers repeat an index, but add zero.
+    momentum.scatter_add_(-1, sparse.indices.long(), dequantise(sparse))
+
+
 def restore_(momentum: Tensor, sent: Sent) -> None:
     """Undo `compress_` or `settle_` to the bit, if the momentum, (N, K) fp32, was not changed since."""
     # Fillers repeat an index, but also its original.

@@ -182,16 +182,11 @@ class AggregateSource:
         self._digest, self._verify = digest, verify
 
     def fetch_manifest(self, window: Window) -> StandingManifest:
-        """Read the manifest of a window.
-
-        Raises:
-            ObjectMissingError: the aggregator has not published one, or none any more.
-            DocumentError: what it published is not its manifest of this run and window. The fault is SIZE, FORMAT,
-                SIGNATURE, CONTENT, SENDER, RUN or WINDOW.
-            StoreError: the store failed, or the address of the bucket is malformed.
-        """
-        data, manifest = self._fetch(manifest_keys(self._run).key(window), window, _MANIFEST)
-        return StandingManifest(manifest, self._aggregator.public_key, hashlib.sha256(data).digest())
+        """Read the manifest of a window. Raises as the function `fetch_manifest`."""
+        bucket = self._buckets.of(self._aggregator.address)
+        return fetch_manifest(
+            bucket, self._aggregator, self._run, digest=self._digest, window=window, verify=self._verify
+        )
 
     def fetch_notice(self, standing: StandingManifest) -> AggregateNotice:
         """Read the notice of the aggregate that belongs to a manifest.
@@ -202,8 +197,10 @@ class AggregateSource:
                 `fetch_manifest`.
             StoreError: the store failed, or the address of the bucket is malformed.
         """
-        key = notice_keys(self._run).key(standing.manifest.window)
-        _, notice = self._fetch(key, standing.manifest.window, _NOTICE)
+        peer, window = self._aggregator, standing.manifest.window
+        asked = _Asked(notice_keys(self._run).key(window), peer.public_key, self._digest, window)
+        _, notice = _read_of(peer, self._buckets.of(peer.address), asked, _NOTICE, self._verify)
+        key = asked.key
         if notice.manifest != standing.sha256:
             raise DocumentError(
                 f"{key} is of manifest {notice.manifest.hex()}, must be of {standing.sha256.hex()}", fault=Fault.HASH
@@ -231,16 +228,29 @@ class AggregateSource:
             raise DocumentError(f"{key} can have {most} bytes, the notice says {notice.size}", fault=Fault.SIZE)
         self._buckets.of(self._aggregator.address).get_file(key, path, FileDigest(notice.size, notice.sha256))
 
-    def _fetch(self, key: str, window: Window, kind: _Kind[D]) -> tuple[bytes, D]:
-        """Return the bytes and the meaning of a document. Raises as `fetch_manifest`."""
-        peer = self._aggregator
-        asked = _Asked(key, peer.public_key, self._digest, window)
-        try:
-            return _read(self._buckets.of(peer.address), asked, kind, self._verify)
-        except DocumentError as error:
-            raise DocumentError(
-                f"{key} of peer {peer.uid} ({peer.hotkey}): {error.reason}", fault=error.fault
-            ) from error
+
+def fetch_manifest(
+    bucket: BucketReader, aggregator: Peer, run: str, *, digest: bytes, window: Window, verify: Verify
+) -> StandingManifest:
+    """Read what an aggregator says a window was.
+
+    Args:
+        bucket: of the aggregator.
+        aggregator: whose word counts.
+        run: name of the run, the first part of all its keys.
+        digest: of the run's settings; 32 bytes.
+        window: which one.
+        verify: checks a signature.
+
+    Raises:
+        ObjectMissingError: the aggregator has not published a manifest of the window, or none any more.
+        DocumentError: what it published is not its manifest of this run and window. The fault is SIZE, FORMAT,
+            SIGNATURE, CONTENT, SENDER, RUN or WINDOW.
+        StoreError: the store failed.
+    """
+    asked = _Asked(manifest_keys(run).key(window), aggregator.public_key, digest, window)
+    data, manifest = _read_of(aggregator, bucket, asked, _MANIFEST, verify)
+    return StandingManifest(manifest, aggregator.public_key, hashlib.sha256(data).digest())
 
 
 def read_aggregate(path: Path, shapes: Shapes, expected: AggregateHead, verify: Verify) -> Iterator[tuple[str, Tensor]]:
@@ -291,3 +301,13 @@ def _read(bucket: BucketReader, asked: _Asked, kind: _Kind[D], verify: Verify) -
     if found.window != asked.window:
         raise DocumentError(f"it is of window {found.window}, must be of {asked.window}", fault=Fault.WINDOW)
     return data, found
+
+
+def _read_of(peer: Peer, bucket: BucketReader, asked: _Asked, kind: _Kind[D], verify: Verify) -> tuple[bytes, D]:
+    """Do what `_read` does; the error names the peer and the key."""
+    try:
+        return _read(bucket, asked, kind, verify)
+    except DocumentError as error:
+        raise DocumentError(
+            f"{asked.key} of peer {peer.uid} ({peer.hotkey}): {error.reason}", fault=error.fault
+        ) from error

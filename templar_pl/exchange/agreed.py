@@ -7,10 +7,10 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from templar_pl.errors import ChainError, Fault, OutOfSyncError, PayloadError, StoreError
+from templar_pl.errors import ChainError, OutOfSyncError, StoreError
 from templar_pl.exchange.gather import Gathered
 from templar_pl.exchange.publish import Published
-from templar_pl.exchange.record import GRACE_S, SLICE_S, Fetched, PayloadSource
+from templar_pl.exchange.record import GRACE_S, SLICE_S, Fetched, PayloadSource, refuse_gaps
 from templar_pl.exchange.window_values import Collected, Identity, Limits, Outgoing
 from templar_pl.protocol.agreement import Agreement, Settlement
 from templar_pl.protocol.payload import Payload
@@ -19,10 +19,6 @@ from templar_pl.protocol.selection import select_peers
 from templar_pl.units import Uid, Window
 
 log = logging.getLogger(__name__)
-
-# What may still differ from node to node although the hash of the payload is agreed; everything else that is
-# wrong with a payload is in its bytes, so that all nodes leave it out alike.
-NOT_OBTAINED = frozenset({Fault.MISSING, Fault.EARLY, Fault.LATE, Fault.SIZE, Fault.HASH})
 
 
 class AgreedRecord:
@@ -79,7 +75,7 @@ class AgreedRecord:
         if own is not None and settlement.payloads.get(self._identity.uid) == own.sha256:
             known[self._identity.uid] = own.payload
         gathered = self._fetch(settlement, [uid for uid in chosen if uid not in known])
-        _refuse_gaps(window, gathered)
+        refuse_gaps(window, gathered)
         payloads = known | {uid: fetched.payload for uid, fetched in gathered.payloads.items()}
         return Collected(
             settlement,
@@ -127,12 +123,3 @@ class AgreedRecord:
             raise OutOfSyncError(f"window {settlement.window}: uids {unknown} took part but are not in the register")
         peers = {uid: register[uid] for uid in uids}
         return self._source.fetch(settlement.window, peers, hashes=settlement.payloads)
-
-
-def _refuse_gaps(window: Window, gathered: Gathered[Fetched]) -> None:
-    gaps = [e for e in gathered.skipped.values() if not isinstance(e, PayloadError) or e.fault in NOT_OBTAINED]
-    if gaps:
-        raise OutOfSyncError(
-            f"window {window}: {len(gaps)} agreed payload(s) cannot be had: {'; '.join(map(str, gaps))}. "
-            "Start from a checkpoint of a later window, or restore the objects and start again."
-        )

@@ -1,7 +1,8 @@
 """How a node learns what a window consisted of, whoever writes that down.
 
-`AgreedRecord` (agreed.py) follows a list of hashes that the chain or somebody's signed manifest holds. Where nobody
-writes one, `LandedRecord` (landed.py) takes what landed in time by the clock of the store.
+`AgreedRecord` (agreed.py) follows a list of hashes that the chain holds, `ManifestRecord` (manifest_record.py) one that
+an aggregator signed. Where nobody writes one, `LandedRecord` (landed.py) takes what landed in time by the clock of the
+store.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from templar_pl.compression import UpdateCodec
+from templar_pl.errors import Fault, OutOfSyncError, PayloadError
 from templar_pl.exchange.gather import Gathered, Interval, Request, gather
 from templar_pl.exchange.publish import Published
 from templar_pl.exchange.store import Buckets
@@ -29,6 +31,10 @@ SLICE_S = 1.0
 GRACE_S = 15.0
 """Seconds that a window which is about to close is waited for even if the process should end: a window that is sent but
 not applied cannot be saved, and would have to be trained again."""
+
+# What may still differ from node to node although the hash of the payload is agreed; everything else that is
+# wrong with a payload is in its bytes, so that all nodes leave it out alike.
+NOT_OBTAINED = frozenset({Fault.MISSING, Fault.EARLY, Fault.LATE, Fault.SIZE, Fault.HASH})
 
 
 class WindowRecord(Protocol):
@@ -152,3 +158,13 @@ class PayloadSource:
 
         deadline = time.monotonic() + self._limits.timeout_s
         return gather(requests, decode=decode, interval=interval, deadline=deadline)
+
+
+def refuse_gaps(window: Window, gathered: Gathered[Fetched]) -> None:
+    """Refuse a window of which a listed payload could not be had. Raises `OutOfSyncError`."""
+    gaps = [e for e in gathered.skipped.values() if not isinstance(e, PayloadError) or e.fault in NOT_OBTAINED]
+    if gaps:
+        raise OutOfSyncError(
+            f"window {window}: {len(gaps)} agreed payload(s) cannot be had: {'; '.join(map(str, gaps))}. "
+            "Start from a checkpoint of a later window, or restore the objects and start again."
+        )

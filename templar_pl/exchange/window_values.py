@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from templar_pl.errors import PayloadError, StoreError
+from templar_pl.exchange.aggregates import StandingManifest
 from templar_pl.protocol.agreement import Settlement
 from templar_pl.protocol.payload import Payload
 from templar_pl.protocol.signing import Signer, Verify
@@ -91,3 +92,6 @@ class Collected:
 
     skipped: dict[Uid, PayloadError | StoreError]
     bytes_down: int
+
+    standing: StandingManifest | None = None
+    """The manifest that says so; None where there is none."""

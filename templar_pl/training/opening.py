@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from templar_pl.chain import find_peer
 from templar_pl.compression import MomentumCodec
+from templar_pl.errors import ObjectMissingError
+from templar_pl.exchange.aggregates import StandingManifest, fetch_manifest
 from templar_pl.exchange.agreed import AgreedRecord
 from templar_pl.exchange.landed import LandedRecord
+from templar_pl.exchange.manifest_record import Following, ManifestRecord
 from templar_pl.exchange.record import PayloadSource, WindowRecord
 from templar_pl.exchange.round_trip import RoundTrip
 from templar_pl.exchange.window_values import Identity, Limits
 from templar_pl.protocol.peer import Peer
 from templar_pl.training.network import Connection
-from templar_pl.units import Uid, Window
+from templar_pl.units import Hotkey, Uid, Window
+
+Known = Callable[[Collection[Uid]], Mapping[Uid, Peer]]
+"""Returns the register of the chain, read anew only if it lacks one of these uids."""
+
+Candidates = Callable[[Window], Mapping[Uid, Peer]]
+"""Returns the peers whose payloads of a window may count."""
 
 
 def open_round_trip(
@@ -21,8 +31,8 @@ def open_round_trip(
     connection: Connection,
     limits: Limits,
     *,
-    known: Callable[[Collection[Uid]], Mapping[Uid, Peer]],
-    candidates: Callable[[Window], Mapping[Uid, Peer]],
+    known: Known,
+    candidates: Candidates,
 ) -> RoundTrip:
     """Return the exchange of one window after the other.
 
@@ -31,8 +41,8 @@ def open_round_trip(
         identity: of this node.
         connection: the open network.
         limits: time and number.
-        known: returns the register of the chain, read anew only if it lacks one of these uids.
-        candidates: returns the peers whose payloads of a window may count.
+        known: asks the register.
+        candidates: asks who counts.
     """
     source = PayloadSource(codec, identity, connection.buckets, limits)
     record: WindowRecord
@@ -41,6 +51,31 @@ def open_round_trip(
     else:
         own = connection.buckets.own
         record = LandedRecord(connection.chain, candidates, identity, source=source, own_bucket=own, limits=limits)
+        if connection.aggregator is not None:
+            following = _following(connection, connection.aggregator, identity.digest, known, candidates)
+            clock = connection.chain
+            record = ManifestRecord(record, clock, identity, source=source, limits=limits, following=following)
     return RoundTrip(
         codec, identity, buckets=connection.buckets, record=record, source=source, timeout_s=limits.timeout_s
     )
+
+
+def _following(
+    connection: Connection, aggregator: Hotkey, digest: bytes, known: Known, candidates: Candidates
+) -> Following:
+    """Return how an aggregator of the chain is followed, wherever its bucket is when it is asked."""
+
+    def fetch(window: Window) -> StandingManifest:
+        peer = find_peer(connection.chain, aggregator)
+        if peer is None or not peer.address:
+            raise ObjectMissingError(f"the aggregator {aggregator} has no bucket that the chain knows of")
+        bucket = connection.buckets.of(peer.address)
+        run, verify = connection.run, connection.verify
+        return fetch_manifest(bucket, peer, run, digest=digest, window=window, verify=verify)
+
+    def peers(window: Window, uids: Collection[Uid]) -> Mapping[Uid, Peer]:
+        then = candidates(window)
+        others = [uid for uid in uids if uid not in then or not then[uid].address]
+        return {**then, **{uid: peer for uid, peer in known(others).items() if uid in others}} if others else then
+
+    return Following(fetch, peers, connection.manifest_wait_s, connection.start_window)

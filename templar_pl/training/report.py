@@ -86,6 +86,15 @@ class WindowReport:
     put_failed: str = ""
     """Why the own payload is not part of the window; empty if it is."""
 
+    has_manifest: bool | None = None
+    """Whether the window is what a manifest says; None where no aggregator is followed."""
+
+    lost: str = ""
+    """Why the parameters are not those of the others; empty if nothing says so."""
+
+    resynchronisations: int = 0
+    """Times that this process was lost so far, this window included."""
+
     rebuilt: bool = False
     """Whether this was an own window of the past, trained again to rebuild the momentum."""
 
@@ -112,6 +121,9 @@ class WindowReport:
             "skipped": {str(uid): reason for uid, reason in self.skipped.items()},
             "out_of_sync": list(self.out_of_sync),
             "put_failed": self.put_failed,
+            "has_manifest": self.has_manifest,
+            "lost": self.lost,
+            "resynchronisations": self.resynchronisations,
             "bytes_up": self.bytes_up,
             "bytes_down": self.bytes_down,
             "seconds": {str(phase): round(seconds, 6) for phase, seconds in self.seconds.items()},
@@ -131,6 +143,10 @@ class WindowReport:
             parts.append("trained again")
         if self.put_failed:
             parts.append(f"not sent: {self.put_failed}")
+        if self.has_manifest is False:
+            parts.append("no manifest")
+        if self.lost:
+            parts.append("out of step, not applied")
         parts += [f"skipped peer {uid}: {reason}" for uid, reason in self.skipped.items()]
         if self.out_of_sync:
             parts.append(f"out of sync with uid {', '.join(map(str, self.out_of_sync))}")
@@ -161,6 +177,7 @@ class WindowReport:
             "miner/gather/success_rate": len(self.peers) / max(1, len(self.peers) + len(self.skipped)),
             "miner/gather/skipped": len(self.skipped),
             "miner/gather/out_of_sync": len(self.out_of_sync),
+            "miner/resynchronisations": self.resynchronisations,
             "miner/bytes_up": self.bytes_up,
             "miner/bytes_down": self.bytes_down,
             "miner/timing/window_total": self.window_total_s,

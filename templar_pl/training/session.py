@@ -81,7 +81,7 @@ class Session:
         from run, uid and window, so that it can be trained again.
         """
         if self._begun is None or self.tally.batches > 0:
-            window = self.run.next_to_train(apply, max_applied)
+            window = self.run.next_to_train(apply, max_applied, lambda: fingerprint(self.parameters))
             self.tally = Tally()
             self._begun = None if window is None else (self.run.connection.uid, window)
         if self._begun is None:
@@ -116,12 +116,14 @@ class Session:
     def exchange(self, lr: Mapping[str, float], pages: bytes) -> Exchanged:
         """Send the window's gradient and set every parameter's gradient to the update all nodes agree on.
 
+        A node that turns out to be lost has no gradients then, so that a step changes as little as possible.
+
         Args:
             lr: learning rate of every parameter.
             pages: 32 bytes, digest of the pages that were trained on.
 
         Raises:
-            OutOfSyncError: the window cannot be applied.
+            OutOfSyncError: the window cannot be applied, and this node cannot catch up.
         """
         self.run.phases.enter(Phase.COMPRESSION)
         parameters_before = fingerprint(self.parameters)
@@ -136,17 +138,25 @@ class Session:
             list(self.parameters.values()),
             list(self._codec.momentum.values()),
         )
-        collected, update = self.run.receive(own, out=gradients)  # nobody needs the gradients any more
-        if self.run.connection.uid in collected.payloads:
-            failure = ""  # it had landed: only the answer was lost
-        strangers = out_of_sync(collected, parameters_before)
-        self.set_gradients(update)
+        # Nobody needs the gradients any more.
+        collected, update = self.run.receive(own, parameters_before, out=gradients)
+        strangers = self._strangers(collected, parameters_before)
+        if self.run.lost:
+            self.drop_gradients()
+        else:
+            self.set_gradients(update)
+        failure = what_became_of_own(collected, self.run.connection.uid, failure)
         return Exchanged(own, failure, collected, parameters_before, norms, strangers)
 
     def set_gradients(self, update: Mapping[str, Tensor]) -> None:
         """Put an update where the optimizer takes it from."""
         for name, parameter in self.parameters.items():
             parameter.grad = update[name].to(parameter.dtype)
+
+    def drop_gradients(self) -> None:
+        """Leave the optimizer nothing to step with."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def finish(self, exchanged: Exchanged, lr: float) -> None:
         """Count the window as applied, once the optimizer has stepped, and report on it."""
@@ -169,12 +179,25 @@ class Session:
             skipped={uid: reason_of(error) for uid, error in collected.skipped.items()},
             out_of_sync=exchanged.out_of_sync,
             put_failed=exchanged.failure,
+            has_manifest=collected.standing is not None if self.run.follows else None,
+            lost=self.run.lost,
+            resynchronisations=self.run.resynchronisations,
             rebuilt=rebuilt,
             bytes_up=0 if own is None or rebuilt else len(own.data),
             bytes_down=collected.bytes_down,
             seconds=self.run.phases.stop(),
         )
         self.run.tidy(window, self.report.to_json())
+
+    def _strangers(self, collected: Collected, parameters_before: bytes) -> tuple[Uid, ...]:
+        """Return the peers with other parameters; they are no news to a node that is lost."""
+        if self.run.lost:
+            return ()
+        try:
+            return out_of_sync(collected, parameters_before)
+        except OutOfSyncError as error:
+            self.run.lose(str(error))
+            return ()
 
     def _send(
         self, gradients: Mapping[str, Tensor | None], lr: Mapping[str, float], training: Training
@@ -201,12 +224,14 @@ def out_of_sync(collected: Collected, own_fingerprint: bytes) -> tuple[Uid, ...]
     """Return the peers whose gradient was taken at other parameters than ours.
 
     Raises:
-        OutOfSyncError: at least two peers agree with each other, and none with this node.
+        OutOfSyncError: at least two peers agree with each other, and none with this node; where a manifest says whose
+            parameters count, peers do not.
     """
     prints = {uid: payload.header.fingerprint for uid, payload in collected.payloads.items()}
     strangers = tuple(uid for uid, fingerprint in prints.items() if fingerprint != own_fingerprint)
     window = collected.settlement.window
-    if len(strangers) >= 2 and len({prints[uid] for uid in strangers}) == 1 and own_only(prints, own_fingerprint):
+    is_alone = len({prints[uid] for uid in strangers}) == 1 and own_only(prints, own_fingerprint)
+    if collected.standing is None and len(strangers) >= 2 and is_alone:
         raise OutOfSyncError(
             f"window {window}: the parameters of this node differ from those of all its {len(strangers)} peers, who "
             "agree: start from a checkpoint of one of them"
@@ -214,6 +239,22 @@ def out_of_sync(collected: Collected, own_fingerprint: bytes) -> tuple[Uid, ...]
     if strangers:
         log.warning("window %d: uid %s trained at other parameters than this node", window, strangers)
     return strangers
+
+
+def what_became_of_own(collected: Collected, uid: Uid, failure: str) -> str:
+    """Return why the own payload is not part of a window; empty if it is.
+
+    Args:
+        collected: what the window consists of.
+        uid: of this node.
+        failure: why it could not be sent; empty if it was.
+    """
+    if uid in collected.payloads:
+        return ""  # maybe it had landed, and only the answer was lost
+    if failure or collected.standing is None:
+        return failure
+    error = collected.skipped.get(uid)
+    return "the manifest does not list it" if error is None else reason_of(error)
 
 
 def reason_of(error: PayloadError | StoreError) -> str:
