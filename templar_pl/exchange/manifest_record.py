@@ -25,6 +25,10 @@ from templar_pl.units import Uid, Window
 
 log = logging.getLogger(__name__)
 
+SHARE_WHEN_SILENT = 0.1
+"""Of the wait for a manifest, where there was none for the window before: an aggregator that is gone must cost nothing,
+but the first one after its return should be followed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Following:
@@ -166,11 +170,11 @@ class ManifestRecord:
         """Return the manifest of a window, None if there is none that can be used.
 
         One that is not there is waited for until `wait_s` seconds after the end of uploads, which is the same moment on
-        all nodes, and only while the aggregator keeps up. A store that fails tells nothing, so it is asked for `wait_s`
-        seconds from now on, unless it failed for the last window too.
+        all nodes, but not for long if the aggregator does not keep up. A store that fails tells nothing, so it is asked
+        for `wait_s` seconds from now on, unless it failed for the last window too.
         """
         start = time.monotonic()
-        keeps_up: bool | None = None
+        keeps_up = False
         while True:
             waited_s = time.monotonic() - start
             try:
@@ -179,10 +183,9 @@ class ManifestRecord:
                 log.warning("window %d: what the aggregator published is no manifest to follow: %s", window, error)
                 return None
             except ObjectMissingError:
-                left_s = self._following.wait_s - self._since_uploads_s(window)
-                if left_s > 0 and keeps_up is None:
-                    keeps_up = self._keeps_up(window)
-                left_s = left_s if keeps_up else 0.0
+                keeps_up = keeps_up or self._keeps_up(window)
+                share = 1.0 if keeps_up else SHARE_WHEN_SILENT
+                left_s = self._following.wait_s * share - self._since_uploads_s(window)
             except (StoreError, ChainError) as error:
                 left_s = self._following.wait_s - waited_s if self._has_manifests else 0.0
                 log.warning("window %d: the manifest cannot be read: %s", window, error)

@@ -90,8 +90,8 @@ class WindowCheckpoint(ModelCheckpoint):
 
     def _save(self, trainer: Trainer, session: Session) -> None:
         applied = session.run.applied
-        if applied == self._saved or self.dirpath is None:
-            return
+        if applied == self._saved or self.dirpath is None or session.run.lost:
+            return  # what is lost is replaced before the next window
         path = Path(self.dirpath) / f"window-{applied:09d}{self.FILE_EXTENSION}"
         trainer.save_checkpoint(path)
         self._saved, self.last_model_path = applied, str(path)

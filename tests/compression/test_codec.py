@@ -162,6 +162,56 @@ def test_an_own_payload_sent_after_the_momentum_was_saved_can_be_taken_out() -> 
     assert equal_bits(saved.momentum, codec.momentum)
 
 
+def test_a_payload_that_does_not_count_is_put_back_to_the_bit() -> None:
+    codec = codec_after(3)
+    before = copy_of(codec)
+
+    sent = codec.compress_()
+    codec.update([sent])
+    codec.put_back_(sent)
+
+    assert equal_bits(codec.momentum, before)
+    with pytest.raises(ValueError, match="must follow compress_"):
+        codec.restore_()
+
+
+def test_a_payload_that_was_taken_out_by_what_it_says_is_put_back_so() -> None:
+    codec, other = codec_after(3), codec_after(3)
+    stands = codec_after(2).compress_()
+    before = copy_of(codec)
+
+    codec.subtract_(stands)
+    codec.put_back_(stands)
+
+    for name, momentum in codec.momentum.items():
+        sent = {(c, i) for c, row in enumerate(to_slow(stands[name]).sent) for i in row}
+        places = {(c, i) for c, i in (momentum != other.momentum[name]).nonzero().tolist()}
+        assert places <= sent
+        torch.testing.assert_close(momentum, before[name], rtol=0, atol=1e-6)
+
+
+def test_what_is_put_back_into_a_changed_momentum_is_what_the_payload_says() -> None:
+    codec = codec_after(3)
+    sent = codec.compress_()
+    codec.accumulate_(gradients_of(9), LR)
+    taken = new_codec()
+    taken.load_state_dict(codec.state_dict())
+    values = {name: zero - momentum for name, (zero, momentum) in values_of(taken, sent).items()}
+
+    before = copy_of(codec)
+    codec.put_back_(sent)
+
+    assert equal_bits(codec.momentum, {name: before[name] + values[name] for name in SHAPES})
+
+
+def values_of(codec: MomentumCodec, sent: Mapping[str, SparseChunks]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return zeros, and what is left when a payload is taken out of them."""
+    for momentum in codec.momentum.values():
+        momentum.zero_()
+    codec.subtract_(sent)
+    return {name: (torch.zeros_like(momentum), momentum) for name, momentum in codec.momentum.items()}
+
+
 def test_gradients_of_half_precision_count_as_fp32_ones() -> None:
     halves, wholes = new_codec(), new_codec()
     gradients = {name: g.to(torch.bfloat16) for name, g in gradients_of(1).items()}
