@@ -83,8 +83,8 @@ class RoleCLI(UntrainedCLI):
         Raises:
             ConfigError: the options do not fit each other.
         """
-        hparams = self._hparams()
         self.config_init = self.parser.instantiate_classes(self.config)
+        hparams = self._hparams()
         network = self.node_network(
             NetworkOptions(**{field.name: self._setting(field.name) for field in fields(NetworkOptions)}), hparams
         )
