@@ -197,15 +197,19 @@ class AggregateSource:
                 `fetch_manifest`.
             StoreError: the store failed, or the address of the bucket is malformed.
         """
-        peer, window = self._aggregator, standing.manifest.window
-        asked = _Asked(notice_keys(self._run).key(window), peer.public_key, self._digest, window)
-        _, notice = _read_of(peer, self._buckets.of(peer.address), asked, _NOTICE, self._verify)
-        key = asked.key
+        notice = self.find_notice(standing.manifest.window)
         if notice.manifest != standing.sha256:
+            key = notice_keys(self._run).key(notice.window)
             raise DocumentError(
                 f"{key} is of manifest {notice.manifest.hex()}, must be of {standing.sha256.hex()}", fault=Fault.HASH
             )
         return notice
+
+    def find_notice(self, window: Window) -> AggregateNotice:
+        """Read the notice of a window, of whatever manifest. Raises as `fetch_notice`, but for HASH."""
+        peer = self._aggregator
+        asked = _Asked(notice_keys(self._run).key(window), peer.public_key, self._digest, window)
+        return _read_of(peer, self._buckets.of(peer.address), asked, _NOTICE, self._verify)[1]
 
     def fetch_aggregate(self, notice: AggregateNotice, shapes: Shapes, path: Path) -> None:
         """Fetch an aggregate into a file, which gets its name only when its content is what the notice says.

@@ -117,6 +117,29 @@ def load_latest(source: Source, wanted: Wanted, folder: Path, *, max_tries: int 
     )
 
 
+def checkpoint_windows(source: Source, run: str) -> list[Window]:
+    """Return the windows of which a peer has complete checkpoints, ascending. Raises `StoreError`."""
+    keys = checkpoint_keys(run, CHECKPOINT_FILE)
+    listed = (keys.window_of(key) for key in source.bucket.list(checkpoint_prefix(run)))
+    return sorted(window for window in listed if window is not None)
+
+
+def fetch_checkpoint(source: Source, wanted: Wanted, window: Window, folder: Path) -> Fetched:
+    """Fetch the checkpoint of a peer that stands before one window, as `fetch_latest` does the newest.
+
+    Raises:
+        ObjectMissingError: there is none of this window, or one of its files is missing.
+        DocumentError: what says what it is, is not signed by this peer, or is no such document.
+        CheckpointError: it is of another run, window or layout, or of sizes that cannot be.
+        StoreError: a file is not what the checkpoint says, or store or disk failed.
+    """
+    checkpoint = _read_checkpoint(source, wanted, window, None)
+    check_sizes(checkpoint, wanted.state)
+    found = Fetched(checkpoint, _make_room(folder, window), {})
+    _fetch_files(source, found, wanted.state)
+    return found
+
+
 def _first_good(
     source: Source, wanted: Wanted, folder: Path, max_tries: int, use: Callable[[Fetched], None]
 ) -> Fetched:
@@ -144,17 +167,15 @@ def _candidates(
     newest: Window | None = None
     key = latest_key(wanted.run)
     try:
-        latest = _read_latest(source, wanted)
+        latest = read_latest(source, wanted)
         newest = latest.window
     except (DocumentError, StoreError) as error:
         passed_over[key] = error
     else:
         yield newest, latest.sha256
     try:
-        keys = checkpoint_keys(wanted.run, CHECKPOINT_FILE)
-        listed = (keys.window_of(key) for key in source.bucket.list(checkpoint_prefix(wanted.run)))
         # One that is newer than the newest complete one is on its way.
-        older = {window for window in listed if window is not None and (newest is None or window < newest)}
+        older = [w for w in checkpoint_windows(source, wanted.run) if newest is None or w < newest]
     except StoreError as error:
         passed_over[checkpoint_prefix(wanted.run)] = error
         return
@@ -162,7 +183,7 @@ def _candidates(
         yield window, None
 
 
-def _read_latest(source: Source, wanted: Wanted) -> Latest:
+def read_latest(source: Source, wanted: Wanted) -> Latest:
     """Return which checkpoint is the newest. Raises `DocumentError` or `StoreError`."""
     data = source.bucket.get(latest_key(wanted.run), max_bytes=MAX_LATEST_BYTES)
     public_key, latest = decode_latest(data, wanted.verify)
