@@ -20,7 +20,7 @@ from templar_pl.chain import (
     register_command,
 )
 from templar_pl.command_line import hotkey_password, password_source
-from templar_pl.exchange import R2Buckets, R2Credentials, R2Options, credentials_from
+from templar_pl.exchange import R2Buckets, R2Credentials, R2Options, credentials_from, run_store_from
 from templar_pl.hparams import HParams
 from templar_pl.node_config import FollowConfig, StoreConfig, WalletConfig
 from templar_pl.training import LocalNetwork, Network, NodeFolder
@@ -60,7 +60,7 @@ def node_network(
     root = str(Path(options.store.root) / f"net{options.netuid}")
     run = f"{options.store.run}-{hparams.digest().hex()[:8]}"
     # The keys are read at the moment of use, so that no setting and no checkpoint ever holds them.
-    r2 = R2Buckets(own_keys, options.r2) if options.store.kind == "r2" else None
+    r2 = R2Buckets(own_keys, options.r2, lambda: run_store_from(os.environ)) if options.store.kind == "r2" else None
     wallet, bittensor = options.wallet, options.bittensor
     if bittensor.network is None:
         return LocalNetwork(root=root, run=run, hotkey=wallet.hotkey, chain=options.chain, r2=r2, follow=options.follow)

@@ -5,7 +5,7 @@ from templar_pl.chain.chain import BlockTimes, Chain, LeasedAgreement, Purse, Re
 from templar_pl.chain.hotkeys import HotkeySigner, hotkey_of, load_hotkey, load_or_create_hotkey, new_hotkey, verify
 from templar_pl.chain.local_chain import LocalChain
 from templar_pl.chain.local_config import LocalChainConfig
-from templar_pl.chain.look import look_at_local_chain
+from templar_pl.chain.look import LocalRecords, look_at_local_chain, read_local_chain
 from templar_pl.chain.wallet import (
     PASSWORD_VARIABLE,
     AskPassword,
@@ -28,6 +28,7 @@ __all__ = [
     "LeasedAgreement",
     "LocalChain",
     "LocalChainConfig",
+    "LocalRecords",
     "Purse",
     "Register",
     "WindowClock",
@@ -41,6 +42,7 @@ __all__ = [
     "load_wallet_hotkey",
     "look_at_local_chain",
     "new_hotkey",
+    "read_local_chain",
     "register_command",
     "sdk_password",
     "sdk_password_variable",

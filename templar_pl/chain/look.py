@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from templar_pl.chain.database import BUSY_TIMEOUT_S, explain
 from templar_pl.chain.local_config import LocalChainConfig, chain_settings
 from templar_pl.chain.local_register import read_peers
 from templar_pl.chain.schema import APPLICATION_ID, compare, refuse_foreign
+from templar_pl.errors import ConfigError
 from templar_pl.protocol.peer import Peer
 from templar_pl.units import Uid
+
+T = TypeVar("T")
 
 
 def look_at_local_chain(path: Path, config: LocalChainConfig, *, run: str) -> dict[Uid, Peer] | None:
@@ -29,11 +34,55 @@ def look_at_local_chain(path: Path, config: LocalChainConfig, *, run: str) -> di
     """
     if not path.exists():
         return None
+    return _ask(path, lambda connection: _read(connection, path, chain_settings(config, run)))
+
+
+@dataclass(frozen=True)
+class LocalRecords:
+    """What the file of a local chain has, however it keeps time."""
+
+    peers: dict[Uid, Peer]
+    """Who is registered, in uid order."""
+
+    born_at: float
+    """UTC seconds of its first block."""
+
+
+def read_local_chain(path: Path, *, run: str) -> LocalRecords:
+    """Return what a chain has; nothing is changed.
+
+    Args:
+        path: of the file.
+        run: digest of the numbers the nodes agree on, in hex.
+
+    Raises:
+        ConfigError: there is no such file, it is no chain, or one of a run with other numbers.
+        ChainError: the disk fails.
+    """
+    found = _ask(path, lambda connection: _records(connection, path, run)) if path.exists() else None
+    if found is None:
+        raise ConfigError(f"there is no chain at {path}: give the folder, the name and the numbers of a run that began")
+    return found
+
+
+def _records(connection: sqlite3.Connection, path: Path, run: str) -> LocalRecords | None:
+    if not _is_chain(connection, path):
+        return None
+    compare(connection, path, {"run": run})
+    meta = dict(connection.execute("SELECT name, value FROM meta"))
+    if meta["pace"] == "wall":
+        return LocalRecords(read_peers(connection), float(meta["genesis"]))
+    (opened_at,) = connection.execute("SELECT opened_at FROM windows WHERE window = 0").fetchone()
+    return LocalRecords(read_peers(connection), float(opened_at))
+
+
+def _ask(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:
+    """Ask a file that is there. Raises `ConfigError` or `ChainError` for what SQLite says."""
     try:
         with closing(
             sqlite3.connect(_read_only(path), uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         ) as connection:
-            return _read(connection, path, chain_settings(config, run))
+            return question(connection)
     except sqlite3.Error as error:
         explained = explain(error, path)
         if explained is None:
@@ -50,8 +99,13 @@ def _read_only(path: Path) -> str:
 
 
 def _read(connection: sqlite3.Connection, path: Path, settings: Mapping[str, str]) -> dict[Uid, Peer] | None:
-    refuse_foreign(connection, path)
-    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        return None  # an empty file: whoever opens it makes a chain of it
+    if not _is_chain(connection, path):
+        return None
     compare(connection, path, settings)
     return read_peers(connection)
+
+
+def _is_chain(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether a file has the tables; an empty one has not: whoever opens it makes a chain of it."""
+    refuse_foreign(connection, path)
+    return connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID

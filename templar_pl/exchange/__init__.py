@@ -1,7 +1,14 @@
 """Buckets, gathers and the round trip of one window."""
 
 from templar_pl.exchange.aggregates import AggregatePublisher, AggregateSource, StandingManifest, read_aggregate
-from templar_pl.exchange.credentials import BucketAddress, R2Credentials, credentials_from, parse_address
+from templar_pl.exchange.credentials import (
+    BucketAddress,
+    R2Credentials,
+    RunStore,
+    credentials_from,
+    parse_address,
+    run_store_from,
+)
 from templar_pl.exchange.gather import Gathered, Interval, Request, gather
 from templar_pl.exchange.large_objects import FileDigest, LargeBucket, LargeReader
 from templar_pl.exchange.local_store import LocalBucket, LocalBuckets, LocalReader
@@ -36,6 +43,7 @@ __all__ = [
     "R2Reader",
     "Request",
     "Retention",
+    "RunStore",
     "StandingManifest",
     "credentials_from",
     "fetch_run_file",
@@ -45,4 +53,5 @@ __all__ = [
     "publish",
     "publish_run_file",
     "read_aggregate",
+    "run_store_from",
 ]

@@ -92,6 +92,17 @@ class BucketAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class RunStore:
+    """Where the buckets of all nodes of a run are, besides what their addresses say."""
+
+    endpoint_url: str | None = None
+    """Another S3 store than R2, for all nodes of the run; None for R2."""
+
+    bucket: str | None = None
+    """Name of every node's bucket, the same on all nodes: an address has no room for it. None: the account's id."""
+
+
+@dataclass(frozen=True, slots=True)
 class R2Credentials:
     """The own bucket and its two keys."""
 
@@ -101,10 +112,15 @@ class R2Credentials:
     write_key: AccessKey
 
     endpoint_url: str | None = None
-    """Another S3 store than R2, for all nodes of the run; None for R2."""
+    """See `RunStore`."""
 
     bucket: str | None = None
-    """Name of every node's bucket, the same on all nodes: an address has no room for it. None: the account's id."""
+    """See `RunStore`."""
+
+    @property
+    def store(self) -> RunStore:
+        """Where all buckets are."""
+        return RunStore(self.endpoint_url, self.bucket)
 
 
 def parse_address(text: str) -> BucketAddress:
@@ -132,7 +148,8 @@ def credentials_from(environ: Mapping[str, str]) -> R2Credentials:
     required = (ACCOUNT_ID, WRITE_KEY_ID, WRITE_SECRET, READ_KEY_ID, READ_SECRET)
     if missing := [name for name in required if not environ.get(name)]:
         raise ConfigError(f"set {', '.join(missing)} in the environment: the keys of the own bucket")
-    endpoint_url = _endpoint_url(environ)
+    store = run_store_from(environ)
+    endpoint_url = store.endpoint_url
     key_id, secret = (_KEY_ID, _SECRET) if endpoint_url is None else (_ANY_KEY, _ANY_KEY)
     write_key = AccessKey(_checked(environ, WRITE_KEY_ID, key_id), Secret(_checked(environ, WRITE_SECRET, secret)))
     read_key = AccessKey(_checked(environ, READ_KEY_ID, _KEY_ID), Secret(_checked(environ, READ_SECRET, _SECRET)))
@@ -146,8 +163,18 @@ def credentials_from(environ: Mapping[str, str]) -> R2Credentials:
         BucketAddress(_checked(environ, ACCOUNT_ID, _ACCOUNT), read_key),
         write_key,
         endpoint_url,
-        _checked(environ, BUCKET, _BUCKET) if environ.get(BUCKET) else None,
+        store.bucket,
     )
+
+
+def run_store_from(environ: Mapping[str, str]) -> RunStore:
+    """Read where all buckets are from environment variables, which may be unset.
+
+    Raises:
+        ConfigError: a variable is malformed; the message names it and never its value.
+    """
+    bucket = _checked(environ, BUCKET, _BUCKET) if environ.get(BUCKET) else None
+    return RunStore(_endpoint_url(environ), bucket)
 
 
 def _checked(environ: Mapping[str, str], name: str, shape: re.Pattern[str]) -> str:

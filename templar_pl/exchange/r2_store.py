@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 
 from templar_pl.errors import ObjectMissingError, StoreError, TransientError
 from templar_pl.exchange import credentials as names
-from templar_pl.exchange.credentials import AccessKey, BucketAddress, R2Credentials, parse_address
+from templar_pl.exchange.credentials import AccessKey, BucketAddress, R2Credentials, RunStore, parse_address
 from templar_pl.exchange.download import open_download
 from templar_pl.exchange.growing import GrowingBody
 from templar_pl.exchange.large_objects import FileDigest, open_source, part_ranges
@@ -53,17 +53,24 @@ class R2Buckets:
         credentials: returns the own keys; called whenever a bucket is opened, so that they are read when they are
             used. May raise `ConfigError`.
         options: time-outs, retries and parallelism.
+        store: returns where all buckets are, for who reads those of others and has none; as the own keys say if None.
     """
 
-    def __init__(self, credentials: Callable[[], R2Credentials], options: R2Options | None = None) -> None:
+    def __init__(
+        self,
+        credentials: Callable[[], R2Credentials],
+        options: R2Options | None = None,
+        store: Callable[[], RunStore] | None = None,
+    ) -> None:
         self._credentials, self._options = credentials, options or R2Options()
+        self._store = store or (lambda: credentials().store)
         self._clients = Clients(self._options)
 
     def own(self) -> R2Bucket:
         """Return the bucket of this node, to be written with the write key."""
         own = self._credentials()
         keys = f"{names.WRITE_KEY_ID} and {names.WRITE_SECRET}"
-        return R2Bucket(self._requests(own.address, own.write_key, own, keys))
+        return R2Bucket(self._requests(own.address, own.write_key, own.store, keys))
 
     def own_address(self) -> str:
         """Return the 128 characters that tell others where the own bucket is and let them read it."""
@@ -77,7 +84,7 @@ class R2Buckets:
         """Return the bucket of this node, to be written with the published key: to see that the store refuses it."""
         own = self._credentials()
         keys = f"{names.READ_KEY_ID} and {names.READ_SECRET}"
-        return R2Bucket(self._requests(own.address, own.address.key, own, keys))
+        return R2Bucket(self._requests(own.address, own.address.key, own.store, keys))
 
     def of(self, address: str) -> R2Reader:
         """Return the bucket a peer committed to, without asking it anything. Raises `StoreError` for its form."""
@@ -85,8 +92,7 @@ class R2Buckets:
             parsed = parse_address(address)
         except ValueError as error:
             raise StoreError(f"a peer cannot be reached: {error}") from error
-        own = self._credentials()
-        requests = self._requests(parsed, parsed.key, own, "the key that this peer published", _PEER_NAMES)
+        requests = self._requests(parsed, parsed.key, self._store(), "the key that this peer published", _PEER_NAMES)
         return R2Reader(requests)
 
     def close(self) -> None:
@@ -94,10 +100,10 @@ class R2Buckets:
         self._clients.close()
 
     def _requests(
-        self, address: BucketAddress, key: AccessKey, own: R2Credentials, keys: str, account: str = _ACCOUNT_NAMES
+        self, address: BucketAddress, key: AccessKey, store: RunStore, keys: str, account: str = _ACCOUNT_NAMES
     ) -> Requests:
-        endpoint_url = own.endpoint_url or f"https://{address.account}.r2.cloudflarestorage.com"
-        place = Place(endpoint_url, own.bucket or address.account, keys, account)
+        endpoint_url = store.endpoint_url or f"https://{address.account}.r2.cloudflarestorage.com"
+        place = Place(endpoint_url, store.bucket or address.account, keys, account)
         return Requests(partial(self._clients.get, endpoint_url, key), place, self._options)
 
 

@@ -17,7 +17,7 @@ from templar_pl.chain.bittensor_config import BittensorConfig
 from templar_pl.chain.subtensor import OpenSubstrate
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ChainError, ConfigError, ObjectMissingError
-from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets, publish_run_file
+from templar_pl.exchange import LocalBuckets, R2Buckets, publish_run_file
 from templar_pl.exchange.run_files import own_run_file
 from templar_pl.exchange.store import BucketReader
 from templar_pl.node_config import FollowConfig
@@ -27,6 +27,7 @@ from templar_pl.training.network import Connection, refuse_late_uploads, refuse_
 from templar_pl.training.node_folder import NodeFolder
 from templar_pl.training.outlook import SubnetOutlook, SubnetSeen
 from templar_pl.training.run_start import RunTerms
+from templar_pl.training.run_view import RunView, peer_of
 from templar_pl.training.subnet_look import look_at_subnet
 from templar_pl.units import Hotkey, Uid, Window
 
@@ -148,6 +149,30 @@ class BittensorNetwork:
             subnet=subnet,
         )
 
+    def view(self, digest: bytes, window: WindowConfig) -> RunView:
+        """See `Network.view`; an aggregator that nobody named is who tells where the run began."""
+        named, validator = followed(self._follow, None)
+        chain, buckets = self._chain(new_hotkey(), window), self._buckets(Hotkey("nobody"))
+        chain.open()
+        try:
+            start, peers = self._terms(digest, window).start(chain, buckets), chain.peers()
+            aggregator = peer_of(peers, named or _hotkey_of(chain, start.teller))
+            if aggregator is None:
+                raise ConfigError("name whose manifests count, by --follow.aggregator")
+            return RunView(
+                run=f"{self._run}-{start.window}",
+                buckets=buckets,
+                register=chain.candidates,
+                aggregator=aggregator,
+                validator=peer_of(peers, validator),
+                start_window=start.window,
+                verify=verify,
+                close=chain.close,
+            )
+        except BaseException:
+            chain.close()
+            raise
+
     def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str], *, sends: bool) -> Connection:
         named, validator = followed(self._follow, None)
         signer = self._hotkey.load()
@@ -208,7 +233,7 @@ class BittensorNetwork:
             open_substrate=self._open_substrate,
         )
 
-    def _buckets(self, hotkey: Hotkey) -> Buckets:
+    def _buckets(self, hotkey: Hotkey) -> LocalBuckets | R2Buckets:
         return self._r2 if self._r2 is not None else LocalBuckets(self.run_dir / "store", hotkey)
 
     def _address(self, signer: HotkeySigner) -> str:

@@ -12,6 +12,7 @@ from templar_pl.chain import (
     load_hotkey,
     load_or_create_hotkey,
     look_at_local_chain,
+    read_local_chain,
     verify,
 )
 from templar_pl.config import WindowConfig
@@ -22,6 +23,7 @@ from templar_pl.training.followed import followed
 from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers
 from templar_pl.training.node_folder import NodeFolder
 from templar_pl.training.outlook import LocalOutlook
+from templar_pl.training.run_view import RunView, only_aggregator, peer_of
 from templar_pl.units import Block, Hotkey, Window
 
 
@@ -87,6 +89,22 @@ class LocalNetwork:
             str(self._chain_file), peers, signer.hotkey if signer else None, self._hotkeys / self._hotkey
         )
 
+    def view(self, digest: bytes, window: WindowConfig) -> RunView:
+        """See `Network.view`; an aggregator that nobody named is the one node whose bucket has manifests."""
+        named, validator = followed(self._follow, self._hotkeys)
+        chain = read_local_chain(self._chain_file, run=digest.hex())
+        run, buckets = self._place(chain.born_at, Hotkey("nobody"))
+        return RunView(
+            run=run,
+            buckets=buckets,
+            register=lambda _: chain.peers,
+            aggregator=peer_of(chain.peers, named) or only_aggregator(chain.peers, buckets, run),
+            validator=peer_of(chain.peers, validator),
+            start_window=Window(0),
+            verify=verify,
+            close=lambda: None,
+        )
+
     def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str], *, sends: bool) -> Connection:
         signer = load_or_create_hotkey(self._hotkeys, self._hotkey)
         aggregator, validator = followed(self._follow, self._hotkeys)
@@ -133,13 +151,20 @@ class LocalNetwork:
         return config
 
     def _store(self, chain: LocalChain, hotkey: Hotkey) -> tuple[str, str, Buckets]:
-        """Return the first part of every key, the address of the own bucket, and all buckets.
+        """Return the first part of every key, the address of the own bucket, and all buckets."""
+        run, buckets = self._place(chain.timestamp(Block(0)), hotkey)
+        if self._r2 is None:
+            return run, hotkey, buckets
+        self._r2.own().check()
+        return run, self._r2.own_address(), buckets
+
+    def _place(self, born_at: float, hotkey: Hotkey) -> tuple[str, LocalBuckets | R2Buckets]:
+        """Return the first part of every key, and all buckets, of which that of `hotkey` is the own one.
 
         Payloads of a chain that was deleted must not pass for those of the one that took its place: the time of birth
         tells them apart.
         """
-        birth_ms = int(1000 * chain.timestamp(Block(0)))
+        birth_ms = int(1000 * born_at)
         if self._r2 is None:
-            return self._run, hotkey, LocalBuckets(self.run_dir / f"store-{birth_ms}", hotkey)
-        self._r2.own().check()
-        return f"{self._run}-{birth_ms}", self._r2.own_address(), self._r2
+            return self._run, LocalBuckets(self.run_dir / f"store-{birth_ms}", hotkey)
+        return f"{self._run}-{birth_ms}", self._r2

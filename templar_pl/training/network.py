@@ -13,6 +13,7 @@ from templar_pl.errors import ChainError, ConfigError
 from templar_pl.exchange import Buckets
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.training.outlook import Outlook
+from templar_pl.training.run_view import RunView
 from templar_pl.units import Hotkey, Uid, Window
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,16 @@ class Network(Protocol):
                 knows the hotkey that is to be followed.
             ChainError: the chain cannot be reached.
             StoreError: the own bucket cannot be reached.
+        """
+        ...
+
+    def view(self, digest: bytes, window: WindowConfig) -> RunView:
+        """Find the buckets of the run, and those whose word counts, without taking part: no key of one's own is needed.
+
+        Raises:
+            ConfigError: there is no such run, or nobody whose word counts.
+            ChainError: the chain cannot be reached.
+            StoreError: a bucket that tells where the run began, or who publishes manifests, cannot be read.
         """
         ...
 

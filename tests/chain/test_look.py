@@ -8,13 +8,15 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from templar_pl.chain.local_chain import LocalChain
 from templar_pl.chain.local_config import LocalChainConfig
-from templar_pl.chain.look import look_at_local_chain
+from templar_pl.chain.look import look_at_local_chain, read_local_chain
 from templar_pl.errors import ConfigError
+from templar_pl.units import Block
 from tests.chain.nodes import RUN, local_chain
 
 CONFIG = LocalChainConfig()
@@ -87,3 +89,33 @@ def test_an_empty_file_is_no_chain_yet(tmp_path: Path) -> None:
     (tmp_path / "chain.sqlite").touch()
 
     assert look_at_local_chain(tmp_path / "chain.sqlite", CONFIG, run=RUN) is None
+
+
+@pytest.mark.parametrize("pace", ["lockstep", "wall"])
+@pytest.mark.parametrize("is_closed", [False, True], ids=["open", "closed"])
+def test_who_does_not_know_how_a_chain_keeps_time_reads_it_all_the_same(
+    tmp_path: Path, pace: Literal["lockstep", "wall"], is_closed: bool
+) -> None:
+    with contextlib.closing(local_chain(tmp_path, "a", LocalChainConfig(pace=pace, lease_s=3))) as chain:
+        chain.open()
+        chain.register()
+        chain.commit("somewhere")
+        peers, born_at = chain.peers(), chain.timestamp(Block(0))
+        if is_closed:
+            chain.close()
+        before = everything(tmp_path)
+
+        read = read_local_chain(tmp_path / "chain.sqlite", run=RUN)
+
+        assert (read.peers, read.born_at) == (peers, born_at)
+        assert not is_closed or everything(tmp_path) == before
+
+
+def test_a_chain_of_another_run_or_none_is_not_read(tmp_path: Path, chain: LocalChain) -> None:
+    with pytest.raises(ConfigError, match="was made with run"):
+        read_local_chain(tmp_path / "chain.sqlite", run="f" * 64)
+    with pytest.raises(ConfigError, match="there is no chain at"):
+        read_local_chain(tmp_path / "another.sqlite", run=RUN)
+    (tmp_path / "empty.sqlite").touch()
+    with pytest.raises(ConfigError, match="there is no chain at"):
+        read_local_chain(tmp_path / "empty.sqlite", run=RUN)

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from templar_pl.errors import ConfigError, ObjectMissingError, StoreError
+from templar_pl.exchange import credentials as names
+from templar_pl.exchange.credentials import R2Credentials, RunStore, run_store_from
 from templar_pl.exchange.r2_options import R2Options
 from templar_pl.exchange.r2_store import R2Buckets
 from tests.servers.nodes import IMPATIENT, bucket_at, credentials, empty, node_buckets
@@ -276,6 +278,25 @@ def test_keys_are_read_when_a_bucket_is_opened_and_not_before(upstream: str) -> 
     assert asked == []
     with pytest.raises(ConfigError, match="set the variables"):
         buckets.own()
+
+
+def test_who_only_reads_needs_no_keys_of_its_own(upstream: str) -> None:
+    def no_keys() -> R2Credentials:
+        raise ConfigError("set the variables")
+
+    own = credentials("me", upstream)
+    R2Buckets(lambda: own).own().put("a", b"1")
+
+    outside = R2Buckets(no_keys, store=lambda: own.store)
+
+    assert outside.of(own.address.to_text()).get("a", max_bytes=1) == b"1"
+
+
+def test_where_buckets_are_is_read_without_keys() -> None:
+    assert run_store_from({}) == RunStore(None, None)
+    assert run_store_from({names.ENDPOINT_URL: "http://s3/", names.BUCKET: "all"}) == RunStore("http://s3", "all")
+    with pytest.raises(ConfigError, match=names.BUCKET):
+        run_store_from({names.BUCKET: "-"})
 
 
 def test_without_another_endpoint_an_account_has_its_own_on_r2() -> None:

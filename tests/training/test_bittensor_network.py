@@ -18,6 +18,7 @@ from templar_pl.node_config import FollowConfig
 from templar_pl.training import Connection, NodeFolder
 from templar_pl.training.bittensor_network import BittensorNetwork, OwnHotkey, OwnNode
 from templar_pl.training.outlook import SubnetSeen
+from templar_pl.units import Uid, Window
 from tests.servers.subtensor import FakeSubtensor
 from tests.servers.subtensor_register import Register
 from tests.servers.subtensor_substrate import FakeSubstrate
@@ -267,3 +268,30 @@ def test_looking_changes_nothing(world: World) -> None:
     assert sorted(p for p in world.folder.rglob("*") if "keys" not in p.parts) == [
         p for p in left if "keys" not in p.parts
     ]
+
+
+def test_an_outsider_sees_a_run_without_a_wallet_and_without_a_trace(world: World) -> None:
+    leader, other = world.register("leader", stake=10.0), world.register("other")
+    begun = world.join("leader", start_window=40)
+    before, head = sorted(world.folder.rglob("*")), world.fake.head
+
+    view = world.network("nobody").view(DIGEST, WINDOW)
+    named = world.network("nobody", follow=FollowConfig(aggregator=world.signer("other").hotkey)).view(DIGEST, WINDOW)
+
+    assert (view.run, view.start_window, view.validator) == (begun.run, 40, None)
+    assert view.aggregator == begun.chain.peers()[Uid(leader)]
+    assert named.aggregator.uid == other
+    assert view.register(Window(40)).keys() == {leader}  # the other one came too late to count there
+    for each in (view, named):
+        each.close()
+    assert (sorted(world.folder.rglob("*")), world.fake.head) == (before, head)
+
+
+def test_an_outsider_must_be_told_whose_word_counts(world: World) -> None:
+    world.register("leader", stake=10.0)
+    world.join("leader", start_window=40)
+
+    with pytest.raises(ConfigError, match=r"by --follow\.aggregator"):
+        world.network("nobody", start_window=40).view(DIGEST, WINDOW)
+    with pytest.raises(ConfigError, match="is not registered in this run"):
+        world.network("nobody", follow=FollowConfig(aggregator=world.signer("far").hotkey)).view(DIGEST, WINDOW)

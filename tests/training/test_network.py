@@ -12,6 +12,8 @@ from templar_pl.chain import LocalChainConfig, hotkey_of, load_or_create_hotkey
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ConfigError
 from templar_pl.node_config import FollowConfig
+from templar_pl.protocol import manifest_keys
+from templar_pl.units import Window
 
 
 def test_a_gather_that_ends_before_uploads_are_over_is_refused_where_nobody_records_windows(tmp_path: Path) -> None:
@@ -86,3 +88,46 @@ def test_an_address_is_read_whatever_network_it_is_written_for() -> None:
 
     assert hotkey_of(hotkey) == hotkey_of(elsewhere) == hotkey
     assert hotkey_of(hotkey[:-1] + "X") is None
+
+
+def test_an_outsider_sees_a_run_without_a_key_and_without_a_trace(tmp_path: Path) -> None:
+    chain = LocalChainConfig(pace="wall", record_windows=False)
+    writer = LocalNetwork(str(tmp_path), hotkey="writer", chain=chain).open(bytes(32), WindowConfig(), sends=False)
+    key = manifest_keys(writer.run).key(Window(0))
+    writer.buckets.own().put(key, b"manifest")
+    writer.close()
+    before = sorted(tmp_path.rglob("*"))
+
+    view = LocalNetwork(str(tmp_path), hotkey="nobody").view(bytes(32), WindowConfig())
+
+    assert view.aggregator == view.register(Window(0))[writer.uid]
+    assert (view.run, view.validator, view.start_window) == (writer.run, None, 0)
+    assert view.buckets.of(view.aggregator.address).get(key, max_bytes=9) == b"manifest"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_aggregator_must_be_named_unless_one_node_alone_has_manifests(tmp_path: Path) -> None:
+    connections = [LocalNetwork(str(tmp_path), hotkey=name).open(bytes(32), WindowConfig()) for name in ("one", "two")]
+    outside = LocalNetwork(str(tmp_path))
+    with pytest.raises(ConfigError, match="manifests are published by no node of this run: name one"):
+        outside.view(bytes(32), WindowConfig())
+    for connection in connections:
+        connection.buckets.own().put(manifest_keys(connection.run).key(Window(0)), b"")
+        connection.close()
+
+    with pytest.raises(ConfigError, match=r"name one aggregator by --follow\.aggregator"):
+        outside.view(bytes(32), WindowConfig())
+    named = LocalNetwork(str(tmp_path), follow=FollowConfig(aggregator="two", validator="one"))
+    view = named.view(bytes(32), WindowConfig())
+
+    assert view.aggregator.hotkey == connections[1].hotkey
+    assert view.validator is not None
+    assert view.validator.hotkey == connections[0].hotkey
+
+
+def test_whoever_is_named_must_be_in_the_run(tmp_path: Path) -> None:
+    load_or_create_hotkey(tmp_path / "hotkeys", "stranger")
+    LocalNetwork(str(tmp_path), hotkey="one").open(bytes(32), WindowConfig()).close()
+
+    with pytest.raises(ConfigError, match="is not registered in this run"):
+        LocalNetwork(str(tmp_path), follow=FollowConfig(aggregator="stranger")).view(bytes(32), WindowConfig())
