@@ -21,11 +21,13 @@ commands
                python -m templar_pl predict --config configs/miner.yaml --ckpt_path last --data.prompts prompts.txt
   doctor     find what would stop a run before it begins: settings, wallet, keys of the bucket, chain, clock, disk
                python -m templar_pl doctor --config configs/miner.yaml
+  audit      replay the windows of a run from what is stored, and find the first that does not agree
+               python -m templar_pl audit --config configs/miner.yaml
   compress-report
              what a window costs a model in bytes, seconds and memory, beside fp32 and the entropy bound
                python -m templar_pl compress-report --model hparams.json
 
-short options of the first five, after the command
+short options of the first six, after the command
   --local              the toy model and its numbers instead of the full ones (hparams.local.json)
   --wallet.hotkey NAME the key this node signs with; made on first use on a local chain
   --wallet.name NAME   the wallet it is in, for a run on Bittensor (configs/bittensor.yaml, docs/miner.md)
@@ -59,6 +61,10 @@ def main() -> int:
         from templar_pl.cli_doctor import doctor_command  # noqa: PLC0415 - see above
 
         return doctor_command(arguments[1:])
+    if arguments[0] == "audit":
+        from templar_pl.cli_audit import audit_command  # noqa: PLC0415 - see above
+
+        return audit_command(arguments[1:])
     from templar_pl.cli import run_command  # noqa: PLC0415 - see above
 
     return run_command(arguments)

@@ -1,0 +1,280 @@
+"""What the store says of a window, and whether that is in order: all that needs no replay.
+
+Whoever keeps the windows of a run is asked for the manifest and the aggregate, each miner for its payload.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from templar_pl.compression.grid import ChunkGrid
+from templar_pl.errors import (
+    DocumentError,
+    ObjectMissingError,
+    OversizedError,
+    PayloadError,
+    StoreError,
+    TransientError,
+)
+from templar_pl.exchange import AggregateSource, BucketReader, StandingManifest
+from templar_pl.exchange.gather import miss_of
+from templar_pl.exchange.large_objects import in_parallel
+from templar_pl.protocol import (
+    AggregateHead,
+    AggregateNotice,
+    Expected,
+    Manifest,
+    Payload,
+    Peer,
+    Shapes,
+    decode_payload,
+    manifest_keys,
+    payload_bytes,
+    payload_key,
+)
+from templar_pl.roles.audit_findings import NOTHING, Check, Finding, Verdict, joined
+from templar_pl.training.run_view import RunView
+from templar_pl.units import Uid, Window
+
+_NUM_READERS = 16  # payloads of one window are read side by side
+
+
+@dataclass(frozen=True)
+class StoredAggregate:
+    """An aggregate on the own disk, whose hash is the one that its notice says."""
+
+    path: Path
+    head: AggregateHead
+    """What it must say it is, by its notice."""
+
+
+@dataclass
+class Evidence:
+    """What the store has of a window."""
+
+    window: Window
+    standing: StandingManifest | None = None
+    """None if there is none that can be read."""
+
+    payloads: dict[Uid, Payload] | None = None
+    """All that the manifest lists, in uid order; None if one of them cannot be used."""
+
+    aggregate: StoredAggregate | None = None
+    """None if there is none that can be used."""
+
+    findings: dict[Check, Finding] = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What the aggregator says of the window."""
+        return None if self.standing is None else self.standing.manifest
+
+    def add(self, check: Check, *findings: Finding) -> None:
+        """Join findings with what was found by the same check before."""
+        before = self.findings.get(check, NOTHING)
+        self.findings[check] = joined((before, *findings), otherwise=_agreeing((before, *findings)))
+
+
+class StoreAudit:
+    """Reads what the store has of one window after the other."""
+
+    def __init__(
+        self, view: RunView, digest: bytes, grids: Mapping[str, ChunkGrid], folder: Path, *, keep_windows: int
+    ) -> None:
+        """Store the parts.
+
+        Args:
+            view: of the run.
+            digest: 32 bytes, of the settings and parameter shapes all nodes of the run share.
+            grids: the chunks of every parameter.
+            folder: for an aggregate at a time; must exist.
+            keep_windows: windows that miners keep their payloads for.
+        """
+        self._view, self._digest, self._grids = view, digest, grids
+        self._shapes: Shapes = {name: grid.shape for name, grid in grids.items()}
+        self._path, self._keep_windows = folder / "aggregate.bin", keep_windows
+        self._source = AggregateSource(view.buckets, view.aggregator, view.run, digest, view.verify)
+
+    def windows(self) -> list[Window]:
+        """Return the windows that have a manifest, ascending. Raises `StoreError`."""
+        keys = manifest_keys(self._view.run)
+        listed = (keys.window_of(key) for key in self._aggregators_bucket().list(keys.prefix))
+        return sorted(window for window in listed if window is not None)
+
+    def manifest(self, window: Window) -> StandingManifest:
+        """Read the manifest of a window. Raises as `AggregateSource.fetch_manifest`."""
+        return self._source.fetch_manifest(window)
+
+    def read(self, window: Window, before: Manifest | None) -> Evidence:
+        """Read what there is of a window, and judge it as far as the store itself allows.
+
+        Args:
+            window: of the run.
+            before: the manifest of the window before it, if it could be read.
+
+        Raises:
+            StoreError: the bucket of the aggregator cannot be read.
+            ChainError: nobody says who was registered.
+        """
+        found = Evidence(window)
+        self._read_manifest(found, before)
+        if found.manifest is not None:
+            register = self._view.register(window)
+            self._read_payloads(found, found.manifest, register)
+            self._look_at_left_out(found, found.manifest, register)
+        self._read_aggregate(found)
+        return found
+
+    def _read_manifest(self, found: Evidence, before: Manifest | None) -> None:
+        try:
+            found.standing = self._source.fetch_manifest(found.window)
+        except ObjectMissingError:
+            found.add(Check.MANIFEST, Finding(Verdict.DIFFERS, "there is none, though a later window has one"))
+        except DocumentError as error:
+            found.add(Check.MANIFEST, Finding(Verdict.DIFFERS, str(error)))
+        else:
+            found.add(Check.MANIFEST, *self._judge(found.standing.manifest, before))
+
+    def _judge(self, manifest: Manifest, before: Manifest | None) -> Iterable[Finding]:
+        yield Finding(Verdict.AGREES)
+        steps = manifest.window - self._view.start_window + 1
+        if manifest.steps != steps:
+            yield Finding(Verdict.DIFFERS, f"it counts {manifest.steps} steps, must count {steps}")
+        if before is None:
+            return
+        if manifest.before != before.after:
+            words = f"it goes on from {_short(manifest.before)}, the window before led to {_short(before.after)}"
+            yield Finding(Verdict.DIFFERS, words)
+        if manifest.opened_at < before.opened_at:
+            words = f"its uploads began {before.opened_at - manifest.opened_at:.1f} s before those of the window before"
+            yield Finding(Verdict.DIFFERS, words)
+
+    def _read_payloads(self, found: Evidence, manifest: Manifest, register: Mapping[Uid, Peer]) -> None:
+        listed = sorted(manifest.payloads)
+        answers = in_parallel(lambda uid: self._payload(manifest, uid, register.get(uid)), listed, _NUM_READERS)
+        read = dict(zip(listed, answers, strict=True))
+        usable = {uid: answer for uid, answer in read.items() if isinstance(answer, Payload)}
+        found.payloads = usable if len(usable) == len(listed) else None
+        wrong = [answer for answer in read.values() if isinstance(answer, Finding)]
+        words = f"{len(usable)} of {len(listed)}"
+        found.add(Check.PAYLOADS, joined(wrong, otherwise=Finding(Verdict.AGREES, words)))
+
+    def _payload(self, manifest: Manifest, uid: Uid, peer: Peer | None) -> Payload | Finding:
+        """Return a payload that is listed and in order, or why it is not to be had."""
+        if peer is None or not peer.address:
+            return Finding(Verdict.GONE, f"uid {uid} is not registered any more, its bucket is not known")
+        try:
+            data = self._get(peer, manifest.window)
+            if (sha256 := hashlib.sha256(data).digest()) != (listed := manifest.payloads[uid]):
+                return Finding(Verdict.DIFFERS, f"uid {uid} has sha256 {_short(sha256)}, listed is {_short(listed)}")
+            return self._decode(data, manifest.window, peer)
+        except ObjectMissingError:
+            return self._absence(manifest.window, uid)
+        except (OversizedError, PayloadError) as error:
+            return Finding(Verdict.DIFFERS, f"uid {uid} is listed: {error}")
+        except StoreError as error:
+            return Finding(Verdict.DOUBT, f"uid {uid} cannot be read: {error}")
+
+    def _absence(self, window: Window, uid: Uid) -> Finding:
+        """Say whether a payload that is not there may have been deleted by its owner."""
+        if self._is_kept(window):
+            words = f"uid {uid} is not there, though payloads are kept for {self._keep_windows} windows"
+            return Finding(Verdict.DIFFERS, words)
+        return Finding(Verdict.GONE, f"uid {uid} is deleted, as all are after {self._keep_windows} windows")
+
+    def _is_kept(self, window: Window) -> bool:
+        """Whether what belongs to a window must still be there, by what the newest window is now."""
+        return not self._has_manifest(Window(window + self._keep_windows))  # miners may be a window ahead
+
+    def _has_manifest(self, window: Window) -> bool:
+        try:
+            self._aggregators_bucket().head(manifest_keys(self._view.run).key(window))
+        except ObjectMissingError:
+            return False
+        return True
+
+    def _look_at_left_out(self, found: Evidence, manifest: Manifest, register: Mapping[Uid, Peer]) -> None:
+        peers = [register[uid] for uid in sorted(manifest.left_out) if uid in register and register[uid].address]
+        findings = in_parallel(lambda peer: self._left_out(manifest, peer), peers, _NUM_READERS)
+        words = f"{len(manifest.left_out)}"
+        otherwise = Finding(Verdict.AGREES, words) if manifest.left_out else NOTHING
+        found.add(Check.LEFT_OUT, joined(findings, otherwise=otherwise))
+
+    def _left_out(self, manifest: Manifest, peer: Peer) -> Finding:
+        """Doubt that a payload was rightly left out if it is there, valid and in time."""
+        key = payload_key(self._view.run, manifest.window, peer.uid)
+        try:
+            landed_at = self._view.buckets.of(peer.address).head(key).modified
+            if miss_of(landed_at, (manifest.opened_at, manifest.closed_at)) is not None:
+                return NOTHING
+            self._decode(self._get(peer, manifest.window), manifest.window, peer)
+        except (StoreError, PayloadError):
+            return NOTHING
+        fault = manifest.left_out[peer.uid].fault
+        words = f"uid {peer.uid} is left out as {fault}, but a valid payload is there that landed in time"
+        return Finding(Verdict.DOUBT, words)
+
+    def _get(self, peer: Peer, window: Window) -> bytes:
+        key = payload_key(self._view.run, window, peer.uid)
+        return self._view.buckets.of(peer.address).get(key, max_bytes=payload_bytes(self._grids))
+
+    def _decode(self, data: bytes, window: Window, peer: Peer) -> Payload:
+        expected = Expected(run=self._digest, window=window, uid=peer.uid, public_key=peer.public_key)
+        return decode_payload(data, self._grids, expected, self._view.verify)
+
+    def _read_aggregate(self, found: Evidence) -> None:
+        notice = self._notice(found)
+        if notice is None:
+            return
+        key = self._view.aggregator.public_key
+        head = AggregateHead(run=self._digest, window=found.window, public_key=key, manifest=notice.manifest)
+        try:
+            self._source.fetch_aggregate(notice, self._shapes, self._path)
+        except TransientError:
+            raise  # nothing is known of it
+        except ObjectMissingError:
+            found.add(Check.AGGREGATE, Finding(Verdict.DIFFERS, "its notice is there, but not the aggregate itself"))
+        except (DocumentError, StoreError) as error:
+            found.add(Check.AGGREGATE, Finding(Verdict.DIFFERS, str(error)))
+        else:
+            found.aggregate = StoredAggregate(self._path, head)
+
+    def _notice(self, found: Evidence) -> AggregateNotice | None:
+        """Return the notice of a window's aggregate, None if there is no good one."""
+        try:
+            notice = self._source.find_notice(found.window)
+        except ObjectMissingError:
+            found.add(Check.AGGREGATE, self._no_notice(found.window))
+            return None
+        except DocumentError as error:
+            found.add(Check.AGGREGATE, Finding(Verdict.DIFFERS, str(error)))
+            return None
+        if found.standing is None:
+            found.add(Check.AGGREGATE, Finding(Verdict.UNKNOWN, "the manifest that it is of cannot be read"))
+        elif notice.manifest != found.standing.sha256:
+            is_, must = _short(notice.manifest), _short(found.standing.sha256)
+            found.add(Check.AGGREGATE, Finding(Verdict.DIFFERS, f"it is of manifest {is_}, must be of {must}"))
+        return notice
+
+    def _no_notice(self, window: Window) -> Finding:
+        """Say whether an aggregate may be missing: it may follow the manifest of the next window, and be deleted."""
+        if not self._has_manifest(Window(window + 2)):
+            return Finding(Verdict.GONE, "it is not published yet")
+        if self._is_kept(window):
+            return Finding(Verdict.DIFFERS, "there is none, though later windows have manifests")
+        return Finding(Verdict.GONE, "it is deleted")
+
+    def _aggregators_bucket(self) -> BucketReader:
+        return self._view.buckets.of(self._view.aggregator.address)
+
+
+def _agreeing(findings: Iterable[Finding]) -> Finding:
+    """Return the finding with the most to say of some that do not contradict."""
+    return max(findings, key=lambda finding: (finding.verdict == Verdict.AGREES, len(finding.words)))
+
+
+def _short(digest: bytes) -> str:
+    return digest.hex()[:16]
