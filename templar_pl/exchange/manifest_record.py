@@ -26,7 +26,7 @@ from templar_pl.units import Uid, Window
 log = logging.getLogger(__name__)
 
 SHARE_WHEN_SILENT = 0.1
-"""Of the wait for a manifest, where there was none for the window before: an aggregator that is gone must cost nothing,
+"""Of the wait for a manifest, where there was none for the window before: an aggregator that is gone must cost little,
 but the first one after its return should be followed."""
 
 
@@ -73,7 +73,7 @@ class ManifestRecord:
         """
         self._landed, self._clock, self._identity = landed, clock, identity
         self._source, self._limits, self._following = source, limits, following
-        self._has_manifests = True
+        self._has_manifests, self._has_seen_any = True, False
 
     def join(self, window: Window) -> Window:
         """See `LandedRecord.join`."""
@@ -178,13 +178,13 @@ class ManifestRecord:
         while True:
             waited_s = time.monotonic() - start
             try:
-                return self._following.fetch(window)
+                return self._fetched(window)
             except DocumentError as error:
                 log.warning("window %d: what the aggregator published is no manifest to follow: %s", window, error)
                 return None
             except ObjectMissingError:
                 keeps_up = keeps_up or self._keeps_up(window)
-                share = 1.0 if keeps_up else SHARE_WHEN_SILENT
+                share = 1.0 if keeps_up else SHARE_WHEN_SILENT if self._has_seen_any else 0.0
                 left_s = self._following.wait_s * share - self._since_uploads_s(window)
             except (StoreError, ChainError) as error:
                 left_s = self._following.wait_s - waited_s if self._has_manifests else 0.0
@@ -200,12 +200,18 @@ class ManifestRecord:
         if window <= self._following.first:
             return True
         try:
-            self._following.fetch(Window(window - 1))
+            self._fetched(Window(window - 1))
         except ObjectMissingError:
             return False
         except (DocumentError, StoreError, ChainError):
             return True  # not known: better wait in vain than apply another list than the others
         return True
+
+    def _fetched(self, window: Window) -> StandingManifest:
+        """Read a manifest. Raises as `Following.fetch`."""
+        standing = self._following.fetch(window)
+        self._has_seen_any = True
+        return standing
 
     def _since_uploads_s(self, window: Window) -> float:
         """Return the seconds since the end of uploads; below 0 before it."""

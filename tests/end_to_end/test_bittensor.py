@@ -43,7 +43,8 @@ class Subnet:
         settings = [f"--config={ROOT / 'configs' / file}" for file in ("r2.yaml", "bittensor.yaml")]
         settings += ["--local", f"--netuid={NETUID}", "--bittensor.network=local", f"--wallet.name={name}"]
         settings += [f"--wallet.path={self.folder / 'wallets'}", f"--window.blocks_per_window={BLOCKS_PER_WINDOW}"]
-        settings += ["--window.time_window_delta_seconds=1", "--window.gather_timeout_seconds=10"]
+        # Who leads is followed, but publishes no manifest here.
+        settings += ["--window.time_window_delta_seconds=1", "--window.gather_timeout_seconds=10", "--follow.wait_s=1"]
         given = variables(name, self.server.endpoint_url) | environment
         program = ("tests.end_to_end.chain_node", self.address)
         return Node(own, name, [*settings, *arguments], variables=given, program=program)

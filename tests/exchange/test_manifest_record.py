@@ -335,7 +335,10 @@ def test_it_is_waited_for_no_longer_than_told_after_the_end_of_uploads(scene: Sc
 def test_an_aggregator_that_did_not_write_the_window_before_is_waited_for_a_moment_only(scene: Scene) -> None:
     alice, bob = scene.join("alice", "bob")
     alice.send()
-    scene.store_time = LIVE
+    scene.publish({}, Window(NOW - 2))
+    scene.store_time = PAST
+    bob.record.collect(Window(NOW - 2), None)
+    scene.asked, scene.store_time = [], LIVE
     scene.on_ask = after_asking(3, lambda: setattr(scene, "store_time", CLOSED + 0.01 + SHARE_WHEN_SILENT * WAIT_S))
 
     collected = bob.record.collect(NOW, None)
@@ -344,10 +347,23 @@ def test_an_aggregator_that_did_not_write_the_window_before_is_waited_for_a_mome
     assert scene.asked == [NOW, NOW - 1] * 2
 
 
-def test_an_aggregator_that_comes_back_is_followed_at_once(scene: Scene) -> None:
+def test_an_aggregator_that_never_wrote_anything_is_not_waited_for(scene: Scene) -> None:
     alice, bob = scene.join("alice", "bob")
     alice.send()
     scene.store_time = LIVE
+    scene.on_ask = after_asking(2, lambda: setattr(scene, "store_time", CLOSED + 0.01))
+
+    assert list(bob.record.collect(NOW, None).payloads) == [alice.uid]
+    assert scene.asked == [NOW, NOW - 1]
+
+
+def test_an_aggregator_that_comes_back_is_followed_at_once(scene: Scene) -> None:
+    alice, bob = scene.join("alice", "bob")
+    alice.send()
+    scene.publish({}, Window(NOW - 2))
+    scene.store_time = PAST
+    bob.record.collect(Window(NOW - 2), None)
+    scene.asked, scene.store_time = [], LIVE
 
     def come_back() -> None:
         if len(scene.asked) == 3:
