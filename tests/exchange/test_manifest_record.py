@@ -366,6 +366,8 @@ def test_an_aggregator_that_comes_back_is_followed_at_once(scene: Scene) -> None
     scene.asked, scene.store_time = [], LIVE
 
     def come_back() -> None:
+        if len(scene.asked) == 1:
+            scene.store_time = CLOSED + 0.5 * SHARE_WHEN_SILENT * WAIT_S
         if len(scene.asked) == 3:
             scene.publish({}, Window(NOW - 1))
             scene.store_time = CLOSED + 0.01 + SHARE_WHEN_SILENT * WAIT_S  # from here on it counts that it keeps up
