@@ -63,6 +63,14 @@ class FileBuckets(Protocol):
         ...
 
 
+class NodeBuckets(FileBuckets, Protocol):
+    """All the buckets of a run, as a node has them."""
+
+    def own(self) -> FileBucket:
+        """Return the bucket of this node."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StandingManifest:
     """A manifest as it stands in a bucket."""

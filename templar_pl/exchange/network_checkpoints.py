@@ -12,7 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from templar_pl.errors import CheckpointError, DocumentError, Fault, ObjectMissingError, StoreError, TemplarError
+from templar_pl.errors import (
+    CheckpointError,
+    DocumentError,
+    Fault,
+    ObjectMissingError,
+    OversizedError,
+    StoreError,
+    TemplarError,
+)
 from templar_pl.exchange.checkpoint_files import check_sizes, load_checkpoint
 from templar_pl.exchange.disk import explained
 from templar_pl.exchange.large_objects import FileDigest, LargeReader, open_source
@@ -66,6 +74,9 @@ class Wanted:
 
     verify: Verify
 
+    accept: Callable[[Checkpoint], None] = lambda _: None
+    """Asked about each checkpoint before its files are fetched; raises `CheckpointError` to pass one over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -101,6 +112,18 @@ def fetch_latest(source: Source, wanted: Wanted, folder: Path, *, max_tries: int
             is that of the newest, MISSING if there is none.
     """
     return _first_good(source, wanted, folder, max_tries, lambda _: None)
+
+
+def latest_window(source: Source, wanted: Wanted) -> Window | None:
+    """Return which checkpoint a peer names as its newest, which may not be usable; None if it names none.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    try:
+        return read_latest(source, wanted).window
+    except (ObjectMissingError, OversizedError, DocumentError):
+        return None
 
 
 def load_latest(source: Source, wanted: Wanted, folder: Path, *, max_tries: int = 5) -> Fetched:
@@ -149,6 +172,7 @@ def _first_good(
         try:
             checkpoint = _read_checkpoint(source, wanted, window, sha256)
             check_sizes(checkpoint, wanted.state)
+            wanted.accept(checkpoint)
             found = Fetched(checkpoint, _make_room(folder, window), passed_over)
             _fetch_files(source, found, wanted.state)
             use(found)

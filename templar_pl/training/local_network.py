@@ -17,7 +17,7 @@ from templar_pl.chain import (
 )
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ChainError, ConfigError, StoreError
-from templar_pl.exchange import Buckets, LocalBuckets, R2Buckets
+from templar_pl.exchange import LocalBuckets, R2Buckets
 from templar_pl.node_config import FollowConfig
 from templar_pl.training.followed import followed
 from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers
@@ -150,7 +150,7 @@ class LocalNetwork:
             refuse_late_uploads(config.delta_s, config.seconds_per_block * config.blocks_per_window)
         return config
 
-    def _store(self, chain: LocalChain, hotkey: Hotkey) -> tuple[str, str, Buckets]:
+    def _store(self, chain: LocalChain, hotkey: Hotkey) -> tuple[str, str, LocalBuckets | R2Buckets]:
         """Return the first part of every key, the address of the own bucket, and all buckets."""
         run, buckets = self._place(chain.timestamp(Block(0)), hotkey)
         if self._r2 is None:

@@ -10,7 +10,7 @@ from typing import IO, Protocol
 from templar_pl.chain import Chain, LeasedAgreement
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ChainError, ConfigError
-from templar_pl.exchange import Buckets
+from templar_pl.exchange.aggregates import NodeBuckets
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.training.outlook import Outlook
 from templar_pl.training.run_view import RunView
@@ -34,7 +34,7 @@ class Connection:
     agreement: LeasedAgreement | None
     """Who writes down what each window consists of; None if nobody does."""
 
-    buckets: Buckets
+    buckets: NodeBuckets
     signer: Signer
     verify: Verify
     hotkey: Hotkey

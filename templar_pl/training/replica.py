@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from templar_pl.compression import UpdateCodec
 from templar_pl.config import CompressionConfig, PeersConfig
+from templar_pl.exchange.checkpoint_files import load_checkpoint
 from templar_pl.protocol import fingerprint
+from templar_pl.protocol.checkpoint import Checkpoint
 from templar_pl.protocol.model_state import ModelState
 from templar_pl.training.applying import apply_update_, exact_dtype, trained_parameters
 from templar_pl.training.configured import configure
@@ -56,7 +59,7 @@ class Replica:
         """32 bytes, of the settings and parameter shapes that all nodes of the run share."""
 
         self.applied = 0
-        """Windows of the run applied; whoever loads a checkpoint into `state` sets it."""
+        """Windows of the run applied."""
 
     @property
     def state(self) -> ModelState:
@@ -71,6 +74,11 @@ class Replica:
     def fingerprint(self) -> bytes:
         """Return the 32 bytes that tell whether others hold the same parameters."""
         return fingerprint(self.parameters)
+
+    def load(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint from its files, and go to its place in the run; raises as `load_checkpoint`."""
+        load_checkpoint(folder, checkpoint, self.state)
+        self.applied = checkpoint.applied
 
     def apply(self, update: Iterable[tuple[str, Tensor]]) -> None:
         """Apply the update of the next window; see `apply_update_` for what it may be and raises."""

@@ -1,0 +1,289 @@
+"""Bring a model to where the others are: a checkpoint of the network, then window after window.
+
+A window is applied from the aggregate of whoever is followed; else from the payloads that its manifest lists; else from
+what landed in time by the clock, as long as that is there. Learning rate and step are as if the windows had been live.
+Memory: the model, a few tensors and, on the disk, two aggregates.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from templar_pl.compression import UpdateCodec
+from templar_pl.errors import AggregateError, OutOfSyncError, StoreError
+from templar_pl.exchange.aggregates import StandingManifest, read_aggregate
+from templar_pl.exchange.record import SLICE_S
+from templar_pl.exchange.window_values import Limits
+from templar_pl.protocol import fingerprint, max_aggregate_bytes
+from templar_pl.protocol.checkpoint import Checkpoint
+from templar_pl.protocol.model_state import ModelState, optimizer_tensors
+from templar_pl.training.catch_up_status import CatchUpMeter, Watch
+from templar_pl.training.network_restart import NetworkRestart
+from templar_pl.training.past_windows import PastWindow, PastWindows
+from templar_pl.training.trail import Trail
+from templar_pl.units import Window
+
+log = logging.getLogger(__name__)
+
+
+class Target(Protocol):
+    """A model that follows a run; `Replica` is one."""
+
+    @property
+    def applied(self) -> int:
+        """Windows of the run applied."""
+        ...
+
+    @property
+    def state(self) -> ModelState:
+        """The model as checkpoints hold it."""
+        ...
+
+    def apply(self, update: Iterable[tuple[str, Tensor]]) -> None:
+        """Apply the update of the next window, given parameter by parameter, and count it."""
+        ...
+
+    def load(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint from its files, and go to its place in the run; raises as `load_checkpoint`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Which parameters a node has after so many windows."""
+
+    applied: int
+    fingerprint: bytes
+    is_computed: bool
+    """Whether from the parameters; else by the word of a manifest."""
+
+
+class CatchUp:
+    """Brings one model to where the others are, as often as it falls behind."""
+
+    def __init__(
+        self, target: Target, codec: UpdateCodec, trail: Trail, limits: Limits, *, watch: Watch | None = None
+    ) -> None:
+        """Store the parts; nothing is read before the first call.
+
+        Args:
+            target: the model.
+            codec: makes updates of payloads.
+            trail: where past windows are found.
+            limits: of them `patience_s`, for which a store that fails is asked again, and `check_interrupt`.
+            watch: shown how far it is.
+        """
+        self._target, self._codec, self._trail, self._limits = target, codec, trail, limits
+        self._shapes = {name: grid.shape for name, grid in codec.grids.items()}
+        self._meter = CatchUpMeter(watch)
+        self._network = NetworkRestart(trail, limits.check_interrupt)
+        self._past: PastWindows | None = None
+        self._said: _Said | None = None
+        self._is_careful = False
+        self._distrusted: set[Window] = set()  # their aggregates are not used any more
+        self._left: set[Window] = set()  # they sent this node to a checkpoint
+        self._looked_at = 0
+        self._failing_since: float | None = None
+
+    @property
+    def window(self) -> Window:
+        """The window to be applied next."""
+        return Window(self._trail.start_window + self._target.applied)
+
+    def restart(self, *, is_lost: bool = False) -> bool:
+        """Load the newest network checkpoint that can be used.
+
+        Args:
+            is_lost: whether the parameters are wrong: then any checkpoint of the run is taken, else only one that lies
+                ahead. A model that has applied nothing takes any, too: its first parameters are those of the network.
+
+        Returns:
+            Whether one was loaded. If not, the model is as it was.
+
+        Raises:
+            OutOfSyncError: loading failed half-way, and no other checkpoint can be used.
+        """
+        takes_any = is_lost or self._target.applied == 0
+        return self._load_since(self._trail.start_window if takes_any else Window(self.window + 1))
+
+    def recover(self, reason: str) -> None:
+        """Go to a checkpoint, because the parameters are not those of the others.
+
+        From here on the fingerprint is compared after each window, until this node is with the others.
+
+        Args:
+            reason: what is wrong, for the log.
+
+        Raises:
+            OutOfSyncError: there is no checkpoint that can be used.
+        """
+        self._is_careful = True
+        log.warning("%s: starting anew from a checkpoint of the network", reason)
+        if not self.restart(is_lost=True):
+            raise OutOfSyncError(f"{reason}, and no checkpoint of the network can be used: {self._network.reasons}")
+
+    def follow(self, now: Callable[[], Window]) -> None:
+        """Apply all windows before the one that `now` returns, which is asked again before each of them.
+
+        Raises:
+            OutOfSyncError: it is impossible; says which window lacks what.
+        """
+        while True:
+            while (goal := now()) > self.window:
+                self.advance(goal)
+            if self.arrive():
+                return
+
+    def advance(self, goal: Window) -> None:
+        """Apply the next window; or go to a checkpoint, where that is nearer or needed.
+
+        Args:
+            goal: until which all windows are to be applied; after the next one to be applied.
+
+        Raises:
+            OutOfSyncError: it is impossible; says which window lacks what.
+        """
+        self._limits.check_interrupt()
+        self._meter.show(self.window, goal)
+        if self._jumps(goal):
+            return
+        past = self._look_back(goal)
+        if past.standing is not None and past.standing.manifest.before != self._fingerprint():
+            self._leave(past.window, "the parameters are not those that its manifest is about")
+        elif past.standing is not None and past.aggregate is not None and past.window not in self._distrusted:
+            self._apply_aggregate(past, past.standing, past.aggregate)
+        else:
+            self._replay(past)
+
+    def arrive(self) -> bool:
+        """Check that the parameters are those that the last manifest says, and show no more.
+
+        Returns:
+            Whether they are. If not, a checkpoint was loaded, and the windows after it must be applied again.
+
+        Raises:
+            OutOfSyncError: they are not, and there is no checkpoint.
+        """
+        if self._past is not None:
+            self._past.settle()
+        if not self._is_as_said():
+            self.recover(f"window {self.window}: the aggregates led to other parameters than the manifests say")
+            return False
+        self._left.clear()
+        self._past, self._is_careful, self._looked_at = None, False, 0
+        self._meter.stop(self.window)
+        return True
+
+    def _jumps(self, goal: Window) -> bool:
+        """Go to a checkpoint if that saves more bytes than it costs; looked for again when this node falls back."""
+        behind, worth = goal - self.window, self._worth_of_a_checkpoint()
+        if behind <= max(worth, self._looked_at):
+            return False
+        self._looked_at = behind
+        return self._load_since(Window(self.window + worth))
+
+    def _worth_of_a_checkpoint(self) -> int:
+        """Return how many windows' aggregates have the bytes of a checkpoint, at most."""
+        state = self._target.state
+        tensors = [*state.parameters.values(), *optimizer_tensors(state).values()]
+        return 1 + sum(t.numel() * t.element_size() for t in tensors) // max_aggregate_bytes(self._shapes)
+
+    def _load_since(self, since: Window) -> bool:
+        checkpoint = self._network.load(self._target, since)
+        if checkpoint is None:
+            return False
+        self._said = _Said(self._target.applied, checkpoint.fingerprint, is_computed=True)
+        return True
+
+    def _look_back(self, goal: Window) -> PastWindow:
+        """Return what there is of the next window, and begin to fetch that of the one after it."""
+        if self._past is None:
+            trail, source = self._trail, self._trail.aggregates()
+            if source is None:
+                return PastWindow(self.window, missing="no aggregator is followed, or it has no bucket")
+            self._past = PastWindows(
+                source, self._shapes, trail.folder, trail.verify, check_interrupt=self._limits.check_interrupt
+            )
+        return self._past.take(self.window, next_too=self.window + 1 < goal)
+
+    def _apply_aggregate(self, past: PastWindow, standing: StandingManifest, path: Path) -> None:
+        try:
+            self._target.apply(read_aggregate(path, self._shapes, standing.head, self._trail.verify))
+        except (AggregateError, StoreError) as error:  # it was whole when it was fetched
+            self._distrusted.add(past.window)
+            self.recover(f"window {past.window}: its aggregate changed while it was applied: {error}")
+            return
+        path.unlink(missing_ok=True)
+        self._count(_Said(self._target.applied, standing.manifest.after, is_computed=False))
+        if self._is_careful and not self._is_as_said():
+            self._distrusted.add(past.window)
+            self.recover(f"window {past.window}: its aggregate leads to other parameters than its manifest says")
+
+    def _replay(self, past: PastWindow) -> None:
+        """Apply the payloads of a window, which has no aggregate that can be used."""
+        try:
+            collected = self._trail.collect(past.window)
+        except OutOfSyncError as error:
+            self._go_round(past, error)
+            return
+        self._target.apply(self._codec.updates([payload.chunks for payload in collected.payloads.values()]))
+        log.info("window %d: caught up from %d payload(s)", past.window, len(collected.payloads))
+        self._count(None)
+        if past.standing is not None and past.standing.manifest.after != self._fingerprint():
+            self._leave(past.window, "its payloads lead to other parameters than its manifest says")
+
+    def _go_round(self, past: PastWindow, error: OutOfSyncError) -> None:
+        """Go to a checkpoint behind a window that cannot be applied; wait if it may only be the store that fails."""
+        if self._load_since(Window(past.window + 1)):
+            return
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        if not past.is_outage or now - self._failing_since > self._limits.patience_s:
+            raise OutOfSyncError(
+                f"window {past.window} cannot be applied. {past.missing}. Payloads: {error}. Later checkpoints: "
+                f"{self._network.reasons}"
+            ) from error
+        log.warning("window %d: the store fails, asking again: %s", past.window, past.missing)
+        threading.Event().wait(SLICE_S)
+
+    def _leave(self, window: Window, reason: str) -> None:
+        """Go to a checkpoint, once because of each window.
+
+        Raises:
+            OutOfSyncError: for the second time, or there is no checkpoint.
+        """
+        if window in self._left:
+            raise OutOfSyncError(f"window {window}: {reason}, also from a checkpoint on: what was published is wrong")
+        self._left.add(window)
+        self.recover(f"window {window}: {reason}")
+
+    def _count(self, said: _Said | None) -> None:
+        self._said, self._failing_since = said, None
+        self._meter.count()
+
+    def _is_as_said(self) -> bool:
+        """Whether the parameters are those that the last manifest led to; what was computed or not said is."""
+        said = self._said
+        if said is None or said.applied != self._target.applied or said.is_computed:
+            return True
+        return self._compute() == said.fingerprint
+
+    def _fingerprint(self) -> bytes:
+        """Return that of the parameters: what is known of them, or computed."""
+        said = self._said
+        if said is None or said.applied != self._target.applied:
+            return self._compute()
+        return said.fingerprint
+
+    def _compute(self) -> bytes:
+        found = fingerprint(self._target.state.parameters)
+        self._said = _Said(self._target.applied, found, is_computed=True)
+        return found

@@ -1,0 +1,165 @@
+"""Start a model anew from the newest network checkpoint that can be used, whoever published it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from templar_pl.errors import CheckpointError, DocumentError, Fault, OutOfSyncError, StoreError
+from templar_pl.exchange.aggregates import AggregateSource
+from templar_pl.exchange.network_checkpoints import Fetched, Source, Wanted, fetch_latest, latest_window
+from templar_pl.protocol.checkpoint import Checkpoint
+from templar_pl.protocol.model_state import ModelState
+from templar_pl.training.past_windows import in_background, wait_for
+from templar_pl.training.trail import Trail
+from templar_pl.units import Window
+
+log = logging.getLogger(__name__)
+
+MAX_LOADS = 5
+"""Checkpoints of one peer that are fetched whole at most, to find one that can be loaded."""
+
+
+class Loadable(Protocol):
+    """A model that a checkpoint can be loaded into."""
+
+    @property
+    def state(self) -> ModelState:
+        """The model as checkpoints hold it."""
+        ...
+
+    def load(self, folder: Path, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint from its files, and go to its place in the run; raises as `load_checkpoint`."""
+        ...
+
+
+class NetworkRestart:
+    """Finds and loads checkpoints of those whose word counts."""
+
+    def __init__(self, trail: Trail, check_interrupt: Callable[[], None]) -> None:
+        """Store the parts.
+
+        Args:
+            trail: whose checkpoints count.
+            check_interrupt: asked while files are fetched; raises what should end that.
+        """
+        self._trail, self._check_interrupt = trail, check_interrupt
+        self._refused: set[tuple[bytes, Window]] = set()
+        self._reasons: list[str] = []
+
+    @property
+    def reasons(self) -> str:
+        """Why the last try loaded nothing."""
+        return "; ".join(self._reasons) or "nobody whose checkpoints count is registered"
+
+    def load(self, model: Loadable, since: Window) -> Checkpoint | None:
+        """Load the newest checkpoint of anybody that can be used.
+
+        Args:
+            model: to be loaded into.
+            since: window of the oldest checkpoint that is taken.
+
+        Returns:
+            The checkpoint; None if there is none, and the model is as it was.
+
+        Raises:
+            OutOfSyncError: loading failed half-way, and no other can be used: the model must not be.
+        """
+        self._reasons = []
+        broken: OutOfSyncError | None = None
+        for source in self._newest_first(model, since):
+            try:
+                return self._load_from(source, model, since)
+            except OutOfSyncError as error:
+                broken = error
+                self._reasons.append(f"{source.name}: {error}")
+            except (CheckpointError, StoreError) as error:
+                self._reasons.append(" ".join(str(error).splitlines()))
+        if broken is not None:
+            raise broken
+        return None
+
+    def _newest_first(self, model: Loadable, since: Window) -> list[Source]:
+        """Return who names a checkpoint that is new enough, or none though it may have some; the newest one's first."""
+        found: list[tuple[Window, Source]] = []
+        try:
+            sources = self._trail.sources()
+        except StoreError as error:
+            self._reasons.append(str(error))
+            return []
+        for source in sources:
+            try:
+                newest = latest_window(source, self._wanted(model, source, since))
+            except StoreError as error:
+                self._reasons.append(f"{source.name}: {error}")
+                continue
+            if newest is None or newest >= since:
+                found.append((Window(-1) if newest is None else newest, source))
+            else:
+                self._reasons.append(f"{source.name}: its newest checkpoint is of window {newest}")
+        # Equal ones stay in the order in which they count.
+        return [source for _, source in sorted(found, key=lambda pair: -pair[0])]
+
+    def _load_from(self, source: Source, model: Loadable, since: Window) -> Checkpoint:
+        """Load the newest good one of a peer. Raises `CheckpointError` if there is none, else as `load`."""
+        wanted, folder = self._wanted(model, source, since), self._trail.folder / source.public_key.hex()[:16]
+        for _ in range(MAX_LOADS):
+            fetching = in_background(lambda: fetch_latest(source, wanted, folder), name="network-checkpoint")
+            found = wait_for(fetching, self._check_interrupt)
+            try:
+                model.load(found.folder, found.checkpoint)
+            except (CheckpointError, StoreError) as error:
+                self._refuse(source, found, error)
+            except OutOfSyncError as error:
+                self._refuse(source, found, error)
+                raise
+            else:
+                log.info("window %d: loaded the checkpoint of %s", found.checkpoint.window, source.name)
+                found.discard()
+                return found.checkpoint
+        raise CheckpointError(f"{MAX_LOADS} checkpoints could not be loaded", fault=Fault.CONTENT)
+
+    def _refuse(self, source: Source, found: Fetched, error: Exception) -> None:
+        log.warning("window %d: the checkpoint of %s cannot be used: %s", found.checkpoint.window, source.name, error)
+        self._refused.add((source.public_key, found.checkpoint.window))
+
+    def _wanted(self, model: Loadable, source: Source, since: Window) -> Wanted:
+        trail = self._trail
+        aggregates = trail.aggregates()
+
+        def accept(checkpoint: Checkpoint) -> None:
+            if checkpoint.window < since:
+                raise CheckpointError(f"it is older than that of window {since}", fault=Fault.WINDOW)
+            if (source.public_key, checkpoint.window) in self._refused:
+                raise CheckpointError("it could not be loaded before", fault=Fault.CONTENT)
+            if aggregates is not None:
+                _compare(checkpoint, aggregates, trail.start_window)
+
+        return Wanted(trail.run, trail.digest, trail.start_window, model.state, trail.verify, accept)
+
+
+def _compare(checkpoint: Checkpoint, aggregates: AggregateSource, start_window: Window) -> None:
+    """Pass over a checkpoint of other parameters than the manifests say, as far as there are any.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    before = _said(aggregates, checkpoint.window, is_after=False)
+    if before is None and checkpoint.window > start_window:
+        before = _said(aggregates, Window(checkpoint.window - 1), is_after=True)
+    if before is not None and before != checkpoint.fingerprint:
+        raise CheckpointError(
+            f"its parameters have fingerprint {checkpoint.fingerprint.hex()}, by the manifests {before.hex()}",
+            fault=Fault.CONTENT,
+        )
+
+
+def _said(aggregates: AggregateSource, window: Window, *, is_after: bool) -> bytes | None:
+    """Return the fingerprint before or after a window by its manifest; None if that cannot be had."""
+    try:
+        manifest = aggregates.fetch_manifest(window).manifest
+    except (DocumentError, StoreError):
+        return None
+    return manifest.after if is_after else manifest.before

@@ -1,0 +1,56 @@
+"""Where the past windows of a run are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from templar_pl.exchange.aggregates import AggregateSource, FileBuckets
+from templar_pl.exchange.network_checkpoints import Source
+from templar_pl.exchange.window_values import Collected
+from templar_pl.protocol import Peer, Verify
+from templar_pl.units import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trail:
+    """What the nodes of a run left behind, and whose word counts."""
+
+    run: str
+    """Name of the run, the first part of all its keys."""
+
+    digest: bytes
+    """32 bytes, of the settings and parameter shapes that all nodes share."""
+
+    start_window: Window
+    verify: Verify
+    buckets: FileBuckets
+
+    aggregator: Callable[[], Peer | None]
+    """Whose manifests and aggregates count, as the register has it now; None if nobody's do."""
+
+    leaders: Callable[[], Sequence[Peer]]
+    """Whose checkpoints count, as the register has them now; of equally new ones that of the first."""
+
+    collect: Callable[[Window], Collected]
+    """Fetches the payloads of a window that is over: those of its manifest, else what landed in time; raises
+    `OutOfSyncError` if they cannot be had."""
+
+    folder: Path
+    """For files on their way; of this process alone."""
+
+    def aggregates(self) -> AggregateSource | None:
+        """Return what reads manifests and aggregates; None if nobody's count, or the register has no such bucket."""
+        peer = self.aggregator()
+        if peer is None or not peer.address:
+            return None
+        return AggregateSource(self.buckets, peer, self.run, self.digest, self.verify)
+
+    def sources(self) -> list[Source]:
+        """Return whose checkpoints can be fetched. Raises `StoreError` if an address is malformed."""
+        return [
+            Source(f"peer {peer.uid} ({peer.hotkey})", peer.public_key, self.buckets.of(peer.address))
+            for peer in self.leaders()
+            if peer.address
+        ]

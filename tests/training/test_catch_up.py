@@ -1,0 +1,348 @@
+"""Catching up ends with the bits of the live run, or says which window lacks what."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from templar_pl.errors import OutOfSyncError, StoreError
+from templar_pl.exchange import LocalBuckets
+from templar_pl.exchange.window_values import Collected
+from templar_pl.training import Replica
+from templar_pl.units import Window
+from tests.training.past_run import START, Optimize, PastRun, adamw, assert_is_live, decoupled, new_replica
+
+
+def never(window: Window) -> Collected:
+    raise AssertionError(f"payloads of window {window} are asked for")
+
+
+def counting(run: PastRun) -> tuple[list[int], Callable[[Window], Collected]]:
+    """Return how many windows were applied before each that was replayed, and what replays them."""
+    asked: list[int] = []
+
+    def collect(window: Window) -> Collected:
+        asked.append(window - START)
+        return run.collect(window)
+
+    return asked, collect
+
+
+def ahead(run: PastRun, applied: int, optimize: Optimize = decoupled) -> Replica:
+    """Return a model that has followed the run so far."""
+    model = new_replica(optimize)
+    run.catch_up(model, leaders=list).follow(lambda: Window(START + applied))
+    return model
+
+
+@pytest.mark.parametrize("optimize", [decoupled, adamw])
+def test_a_hundred_windows_by_aggregates_end_with_the_bits_of_the_live_run(tmp_path: Path, optimize: Optimize) -> None:
+    run, model = PastRun(tmp_path, optimize).go_on(100), new_replica(optimize)
+
+    run.catch_up(model, collect=never).follow(lambda: run.opened)
+
+    assert_is_live(model, run)
+    assert not list((tmp_path / "catch-up").iterdir())
+
+
+@pytest.mark.parametrize("optimize", [decoupled, adamw])
+def test_a_newcomer_starts_from_the_newest_checkpoint_whatever_it_drew_itself(
+    tmp_path: Path, optimize: Optimize
+) -> None:
+    run, model = PastRun(tmp_path, optimize, (0, 4, 8)).go_on(11), new_replica(optimize, seed=3)
+    for applied in range(7):
+        run.delete_manifest(applied)
+    catch_up = run.catch_up(model, collect=never)
+
+    assert catch_up.restart()
+    assert model.applied == 8
+    catch_up.follow(lambda: run.opened)
+
+    assert_is_live(model, run)
+    assert not [path for path in (tmp_path / "catch-up").rglob("*") if path.is_file()]
+
+
+def test_before_the_first_window_a_newcomer_takes_the_first_parameters_of_the_network(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path, checkpoints=(0,)), new_replica(seed=3)
+
+    assert run.catch_up(model).restart()
+
+    assert_is_live(model, run)
+
+
+def test_a_broken_newest_checkpoint_gives_way_to_the_next_older_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, model = PastRun(tmp_path, checkpoints=(4, 8)).go_on(11), new_replica(seed=3)
+    run.break_checkpoint(8)
+    catch_up = run.catch_up(model, collect=never)
+
+    assert catch_up.restart()
+    assert model.applied == 4
+    catch_up.follow(lambda: run.opened)
+
+    assert_is_live(model, run)
+    assert f"checkpoint/{START + 8:09d}/checkpoint.json of peer 0" in caplog.text
+
+
+def test_the_newest_checkpoint_counts_whoever_published_it(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path, checkpoints=(4,)).go_on(8), new_replica(seed=3)
+    run.publish_checkpoint(run.validator)
+
+    assert run.catch_up(model, collect=never).restart()
+
+    assert model.applied == 8
+    assert_is_live(model, run)
+
+
+def test_a_checkpoint_of_other_parameters_than_the_manifests_say_is_passed_over(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path, checkpoints=(4,)).go_on(8), new_replica(seed=3)
+    stray = new_replica(seed=5)
+    for _ in range(8):
+        stray.apply(dict(run.live.codec.updates([])).items())
+    run.publish_checkpoint(run.validator, stray)
+    catch_up = run.catch_up(model)
+
+    assert catch_up.restart()
+    assert model.applied == 4
+    catch_up.follow(lambda: run.opened)
+
+    assert_is_live(model, run)
+
+
+def test_a_node_with_a_place_of_its_own_does_not_go_back(tmp_path: Path) -> None:
+    run = PastRun(tmp_path, checkpoints=(4,)).go_on(9)
+    model = ahead(run, 6)
+
+    assert not run.catch_up(model).restart()
+    assert model.applied == 6
+
+
+def test_a_missing_aggregate_is_replayed_from_the_payloads_of_the_manifest(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path).go_on(9), new_replica()
+    run.delete_aggregate(3)
+    run.delete_aggregate(8)
+    asked, collect = counting(run)
+
+    run.catch_up(model, collect=collect).follow(lambda: run.opened)
+
+    assert asked == [3, 8]
+    assert_is_live(model, run)
+
+
+def test_a_missing_manifest_is_replayed_from_what_landed(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path).go_on(9), new_replica()
+    run.delete_manifest(3)
+    run.delete_manifest(8)
+
+    run.catch_up(model).follow(lambda: run.opened)
+
+    assert_is_live(model, run)
+
+
+def test_without_an_aggregator_every_window_is_replayed(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path).go_on(9, manifests=False), new_replica()
+
+    run.catch_up(model, aggregator=lambda: None, leaders=list).follow(lambda: run.opened)
+
+    assert_is_live(model, run)
+
+
+@pytest.mark.parametrize("place", [5, 150, -40, -100])
+def test_an_aggregate_that_is_malformed_is_replayed_and_never_touches_the_model(tmp_path: Path, place: int) -> None:
+    run, model = PastRun(tmp_path).go_on(6), new_replica()
+
+    def change(data: bytearray) -> None:
+        data[place] ^= 1
+
+    run.replace_aggregate(2, change)
+    asked, collect = counting(run)
+
+    run.catch_up(model, collect=collect).follow(lambda: run.opened)
+
+    assert asked == [2]
+    assert_is_live(model, run)
+
+
+def test_an_aggregate_of_another_update_is_found_out_and_replayed_from_a_checkpoint_on(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path, checkpoints=(1,)).go_on(9), new_replica()
+    run.replace_aggregate(4)
+    run.replace_aggregate(6)
+    asked, collect = counting(run)
+    catch_up = run.catch_up(model, collect=collect)
+
+    catch_up.follow(lambda: run.opened)
+
+    assert set(asked) == {4, 6}
+    assert_is_live(model, run)
+
+
+def test_an_aggregate_of_another_update_and_no_checkpoint_to_start_from_is_an_error(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path).go_on(9), new_replica()
+    run.replace_aggregate(4)
+
+    with pytest.raises(OutOfSyncError, match="led to other parameters than the manifests say, and no checkpoint"):
+        run.catch_up(model).follow(lambda: run.opened)
+
+
+def test_parameters_that_are_not_those_of_the_others_are_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = PastRun(tmp_path, checkpoints=(2,)).go_on(9)
+    model = ahead(run, 5)
+    model.parameters["values.vector"].data[3] += 1e-3
+
+    run.catch_up(model, collect=never).follow(lambda: run.opened)
+
+    assert_is_live(model, run)
+    assert f"window {START + 5}: the parameters are not those that its manifest is about" in caplog.text
+
+
+def test_a_window_that_nothing_is_left_of_is_passed_by_a_later_checkpoint(tmp_path: Path) -> None:
+    run = PastRun(tmp_path, checkpoints=(7,)).go_on(9)
+    model = ahead(run, 2)
+    run.delete_aggregate(4)
+    run.delete_payload(4)
+
+    run.catch_up(model).follow(lambda: run.opened)
+
+    assert_is_live(model, run)
+
+
+def test_a_missing_payload_in_the_middle_is_an_error_that_names_it(tmp_path: Path) -> None:
+    run = PastRun(tmp_path, checkpoints=(3,)).go_on(9)
+    model = ahead(run, 2)
+    run.delete_aggregate(4)
+    run.delete_payload(4)
+
+    with pytest.raises(OutOfSyncError) as caught:
+        run.catch_up(model).follow(lambda: run.opened)
+
+    words = str(caught.value)
+    assert f"window {START + 4} cannot be applied" in words
+    assert f"aggregate/{START + 4:09d}.json" in words
+    assert f"payload/{START + 4:09d}/2.bin" in words
+    assert f"its newest checkpoint is of window {START + 3}" in words
+    assert model.applied == 4
+    assert model.fingerprint() == run.prints[4]
+
+
+def test_the_target_moves_while_it_is_followed(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path).go_on(3), new_replica()
+    goals: list[int] = []
+
+    def now() -> Window:
+        if run.live.applied < 8:
+            run.go_on(1)
+        goals.append(run.opened - START)
+        return run.opened
+
+    run.catch_up(model, collect=never).follow(now)
+
+    assert goals == [4, 5, 6, 7, 8, 8, 8, 8, 8]
+    assert_is_live(model, run)
+
+
+def test_a_far_checkpoint_saves_the_way_and_a_near_one_does_not(tmp_path: Path) -> None:
+    run = PastRun(tmp_path, checkpoints=(3, 29)).go_on(30)
+    near, far = ahead(run, 28), ahead(run, 1)
+    seen: list[int | None] = []
+
+    for model in (near, far):
+        catch_up = run.catch_up(model, collect=never, watch=lambda s: seen.append(s and s.window - START))
+        catch_up.follow(lambda: run.opened)
+        assert_is_live(model, run)
+
+    # The aggregates of two windows have as many bytes as the parameters of this small model.
+    assert seen == [28, 29, None, 1, 29, None]
+
+
+class InterruptedForTestError(Exception):
+    """Ends a wait."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_an_interrupted_node_is_between_two_windows_and_goes_on_later(tmp_path: Path, after: int) -> None:
+    run, model = PastRun(tmp_path).go_on(6), new_replica()
+    left = [after]
+
+    def check_interrupt() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise InterruptedForTestError
+
+    catch_up = run.catch_up(model, check_interrupt=check_interrupt, collect=never)
+    with pytest.raises(InterruptedForTestError):
+        catch_up.follow(lambda: run.opened)
+    assert model.applied <= after
+    assert model.fingerprint() == run.prints[model.applied]
+    left[0] = 10**9
+    catch_up.follow(lambda: run.opened)
+
+    assert_is_live(model, run)
+
+
+class Failing:
+    """Buckets whose store does not answer at first."""
+
+    def __init__(self, buckets: LocalBuckets, failures: int) -> None:
+        self._buckets, self._left = buckets, failures
+
+    def of(self, address: str):  # type: ignore[no-untyped-def]  # what LocalBuckets returns
+        if self._left > 0:
+            self._left -= 1
+            raise StoreError("the store does not answer")
+        return self._buckets.of(address)
+
+
+def test_a_store_that_fails_for_a_while_is_asked_again(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path).go_on(3), new_replica()
+    run.patience_s = 60.0
+    left = [2]
+
+    def collect(window: Window) -> Collected:
+        left[0] -= 1
+        raise OutOfSyncError("the store does not answer")
+
+    buckets = Failing(LocalBuckets(tmp_path / "store", "joiner"), 5)
+    run.catch_up(model, collect=collect, buckets=buckets).follow(lambda: run.opened)
+
+    assert left[0] < 2
+    assert_is_live(model, run)
+
+
+def test_a_store_that_goes_on_failing_is_an_error(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path).go_on(3), new_replica()
+
+    def collect(window: Window) -> Collected:
+        raise OutOfSyncError("no payload can be had")
+
+    buckets = Failing(LocalBuckets(tmp_path / "store", "joiner"), 10**9)
+
+    with pytest.raises(OutOfSyncError, match=r"manifest: the store does not answer. Payloads: no payload can be had"):
+        run.catch_up(model, collect=collect, buckets=buckets).follow(lambda: run.opened)
+    assert model.applied == 0
+
+
+def test_an_aggregator_that_nobody_registered_is_said_to_be_missing(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path).go_on(1), new_replica()
+
+    def collect(window: Window) -> Collected:
+        raise OutOfSyncError("gone")
+
+    nobody: Sequence[object] = []
+    with pytest.raises(OutOfSyncError, match=r"no aggregator is followed.*nobody whose checkpoints count"):
+        run.catch_up(model, collect=collect, aggregator=lambda: None, leaders=lambda: nobody).follow(lambda: run.opened)
+
+
+def test_the_log_says_how_far_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run, model = PastRun(tmp_path).go_on(3), new_replica()
+
+    run.catch_up(model).follow(lambda: run.opened)
+
+    assert f"window {START}: 3 window(s) behind, catching up" in caplog.text
+    assert f"window {START + 3}: caught up 3 window(s) in" in caplog.text
