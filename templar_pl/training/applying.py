@@ -20,7 +20,7 @@ from templar_pl.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-STEP_NUMEL = 2**22
+STEP_NUMEL = 2**20
 """Elements of an update that are stepped together: a step of each small tensor would look at all others each time."""
 
 _SEPARABLE = ("torch.optim.", "templar_pl.training.optimizer")

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,10 +21,11 @@ from templar_pl.errors import AggregateError, OutOfSyncError, StoreError
 from templar_pl.exchange.aggregates import StandingManifest, read_aggregate
 from templar_pl.exchange.record import SLICE_S
 from templar_pl.exchange.window_values import Limits
-from templar_pl.protocol import fingerprint, max_aggregate_bytes
+from templar_pl.protocol import max_aggregate_bytes
 from templar_pl.protocol.checkpoint import Checkpoint
 from templar_pl.protocol.model_state import ModelState, optimizer_tensors
 from templar_pl.training.catch_up_status import CatchUpMeter, Watch
+from templar_pl.training.claimed import ClaimedFingerprint
 from templar_pl.training.network_restart import NetworkRestart
 from templar_pl.training.past_windows import PastWindow, PastWindows
 from templar_pl.training.trail import Trail
@@ -56,16 +56,6 @@ class Target(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """Which parameters a node has after so many windows."""
-
-    applied: int
-    fingerprint: bytes
-    is_computed: bool
-    """Whether from the parameters; else by the word of a manifest."""
-
-
 class CatchUp:
     """Brings one model to where the others are, as often as it falls behind."""
 
@@ -86,7 +76,7 @@ class CatchUp:
         self._meter = CatchUpMeter(watch)
         self._network = NetworkRestart(trail, limits.check_interrupt)
         self._past: PastWindows | None = None
-        self._said: _Said | None = None
+        self._claimed = ClaimedFingerprint(lambda: target.state.parameters, lambda: target.applied)
         self._is_careful = False
         self._distrusted: set[Window] = set()  # their aggregates are not used any more
         self._left: set[Window] = set()  # they sent this node to a checkpoint
@@ -98,12 +88,13 @@ class CatchUp:
         """The window to be applied next."""
         return Window(self._trail.start_window + self._target.applied)
 
-    def restart(self, *, is_lost: bool = False) -> bool:
+    def restart(self, *, is_lost: bool = False, until: Window | None = None) -> bool:
         """Load the newest network checkpoint that can be used.
 
         Args:
             is_lost: whether the parameters are wrong: then any checkpoint of the run is taken, else only one that lies
                 ahead. A model that has applied nothing takes any, too: its first parameters are those of the network.
+            until: window of the newest one that is taken; None for any.
 
         Returns:
             Whether one was loaded. If not, the model is as it was.
@@ -112,7 +103,10 @@ class CatchUp:
             OutOfSyncError: loading failed half-way, and no other checkpoint can be used.
         """
         takes_any = is_lost or self._target.applied == 0
-        return self._load_since(self._trail.start_window if takes_any else Window(self.window + 1))
+        is_loaded = self._load_since(self._trail.start_window if takes_any else Window(self.window + 1), until)
+        if not is_loaded and not is_lost:
+            log.debug("no checkpoint of the network is loaded: %s", self._network.reasons)
+        return is_loaded
 
     def recover(self, reason: str) -> None:
         """Go to a checkpoint, because the parameters are not those of the others.
@@ -153,15 +147,30 @@ class CatchUp:
         """
         self._limits.check_interrupt()
         self._meter.show(self.window, goal)
-        if self._jumps(goal):
+        if self.jump(goal):
             return
         past = self._look_back(goal)
-        if past.standing is not None and past.standing.manifest.before != self._fingerprint():
+        if past.standing is not None and past.standing.manifest.before != self._claimed.now():
             self._leave(past.window, "the parameters are not those that its manifest is about")
         elif past.standing is not None and past.aggregate is not None and past.window not in self._distrusted:
             self._apply_aggregate(past, past.standing, past.aggregate)
         else:
-            self._replay(past)
+            self._replay(past, goal)
+
+    def jump(self, goal: Window) -> bool:
+        """Go to a checkpoint if that saves more bytes than it costs; one is looked for again when this node falls back.
+
+        Args:
+            goal: as of `advance`; no later checkpoint is taken.
+
+        Returns:
+            Whether one was loaded.
+        """
+        behind, worth = goal - self.window, self._worth_of_a_checkpoint()
+        if behind <= max(worth, self._looked_at):
+            return False
+        self._looked_at = behind
+        return self._load_since(Window(self.window + worth), goal)
 
     def arrive(self) -> bool:
         """Check that the parameters are those that the last manifest says, and show no more.
@@ -174,7 +183,7 @@ class CatchUp:
         """
         if self._past is not None:
             self._past.settle()
-        if not self._is_as_said():
+        if not self._claimed.is_true():
             self.recover(f"window {self.window}: the aggregates led to other parameters than the manifests say")
             return False
         self._left.clear()
@@ -182,25 +191,17 @@ class CatchUp:
         self._meter.stop(self.window)
         return True
 
-    def _jumps(self, goal: Window) -> bool:
-        """Go to a checkpoint if that saves more bytes than it costs; looked for again when this node falls back."""
-        behind, worth = goal - self.window, self._worth_of_a_checkpoint()
-        if behind <= max(worth, self._looked_at):
-            return False
-        self._looked_at = behind
-        return self._load_since(Window(self.window + worth))
-
     def _worth_of_a_checkpoint(self) -> int:
         """Return how many windows' aggregates have the bytes of a checkpoint, at most."""
         state = self._target.state
         tensors = [*state.parameters.values(), *optimizer_tensors(state).values()]
         return 1 + sum(t.numel() * t.element_size() for t in tensors) // max_aggregate_bytes(self._shapes)
 
-    def _load_since(self, since: Window) -> bool:
-        checkpoint = self._network.load(self._target, since)
+    def _load_since(self, since: Window, until: Window | None) -> bool:
+        checkpoint = self._network.load(self._target, since, until)
         if checkpoint is None:
             return False
-        self._said = _Said(self._target.applied, checkpoint.fingerprint, is_computed=True)
+        self._claimed.claim(checkpoint.fingerprint, is_computed=True)
         return True
 
     def _look_back(self, goal: Window) -> PastWindow:
@@ -222,27 +223,29 @@ class CatchUp:
             self.recover(f"window {past.window}: its aggregate changed while it was applied: {error}")
             return
         path.unlink(missing_ok=True)
-        self._count(_Said(self._target.applied, standing.manifest.after, is_computed=False))
-        if self._is_careful and not self._is_as_said():
+        self._claimed.claim(standing.manifest.after, is_computed=False)
+        self._count()
+        if self._is_careful and not self._claimed.is_true():
             self._distrusted.add(past.window)
             self.recover(f"window {past.window}: its aggregate leads to other parameters than its manifest says")
 
-    def _replay(self, past: PastWindow) -> None:
+    def _replay(self, past: PastWindow, goal: Window) -> None:
         """Apply the payloads of a window, which has no aggregate that can be used."""
         try:
             collected = self._trail.collect(past.window)
         except OutOfSyncError as error:
-            self._go_round(past, error)
+            self._go_round(past, goal, error)
             return
         self._target.apply(self._codec.updates([payload.chunks for payload in collected.payloads.values()]))
         log.info("window %d: caught up from %d payload(s)", past.window, len(collected.payloads))
-        self._count(None)
-        if past.standing is not None and past.standing.manifest.after != self._fingerprint():
+        self._claimed.forget()
+        self._count()
+        if past.standing is not None and past.standing.manifest.after != self._claimed.now():
             self._leave(past.window, "its payloads lead to other parameters than its manifest says")
 
-    def _go_round(self, past: PastWindow, error: OutOfSyncError) -> None:
+    def _go_round(self, past: PastWindow, goal: Window, error: OutOfSyncError) -> None:
         """Go to a checkpoint behind a window that cannot be applied; wait if it may only be the store that fails."""
-        if self._load_since(Window(past.window + 1)):
+        if self._load_since(Window(past.window + 1), goal):
             return
         now = time.monotonic()
         self._failing_since = self._failing_since or now
@@ -265,25 +268,6 @@ class CatchUp:
         self._left.add(window)
         self.recover(f"window {window}: {reason}")
 
-    def _count(self, said: _Said | None) -> None:
-        self._said, self._failing_since = said, None
+    def _count(self) -> None:
+        self._failing_since = None
         self._meter.count()
-
-    def _is_as_said(self) -> bool:
-        """Whether the parameters are those that the last manifest led to; what was computed or not said is."""
-        said = self._said
-        if said is None or said.applied != self._target.applied or said.is_computed:
-            return True
-        return self._compute() == said.fingerprint
-
-    def _fingerprint(self) -> bytes:
-        """Return that of the parameters: what is known of them, or computed."""
-        said = self._said
-        if said is None or said.applied != self._target.applied:
-            return self._compute()
-        return said.fingerprint
-
-    def _compute(self) -> bytes:
-        found = fingerprint(self._target.state.parameters)
-        self._said = _Said(self._target.applied, found, is_computed=True)
-        return found

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 from templar_pl.errors import StoreError
 from templar_pl.exchange.checkpoint_publisher import CheckpointPublisher
 from templar_pl.exchange.checkpoint_upload import Author, CheckpointBucket, Moment
 from templar_pl.protocol.model_state import ModelState
+from templar_pl.training.network import Connection
 from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
 
 KEPT_NETWORK_CHECKPOINTS = 3
 """Newest ones that stay in the bucket, if nothing else is asked for."""
+
+
+def network_checkpoints(connection: Connection, digest: bytes, folder: Path, *, frequency: int) -> NetworkCheckpoints:
+    """Return what publishes checkpoints in the own bucket of an open network.
+
+    Args:
+        connection: the open network.
+        digest: 32 bytes, of the settings and parameter shapes all nodes of the run share.
+        folder: for snapshots on their way, of this process alone.
+        frequency: windows between two checkpoints; at least 1.
+    """
+    author = Author(connection.run, digest, version("templar_pl"), connection.signer, connection.verify)
+    bucket, start = connection.buckets.own(), connection.start_window
+    return NetworkCheckpoints(bucket, author, folder, start_window=start, frequency=frequency)
 
 
 class NetworkCheckpoints:

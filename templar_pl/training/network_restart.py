@@ -54,12 +54,13 @@ class NetworkRestart:
         """Why the last try loaded nothing."""
         return "; ".join(self._reasons) or "nobody whose checkpoints count is registered"
 
-    def load(self, model: Loadable, since: Window) -> Checkpoint | None:
+    def load(self, model: Loadable, since: Window, until: Window | None = None) -> Checkpoint | None:
         """Load the newest checkpoint of anybody that can be used.
 
         Args:
             model: to be loaded into.
             since: window of the oldest checkpoint that is taken.
+            until: window of the newest; None for any.
 
         Returns:
             The checkpoint; None if there is none, and the model is as it was.
@@ -71,7 +72,7 @@ class NetworkRestart:
         broken: OutOfSyncError | None = None
         for source in self._newest_first(model, since):
             try:
-                return self._load_from(source, model, since)
+                return self._load_from(source, model, self._wanted(model, source, since, until))
             except OutOfSyncError as error:
                 broken = error
                 self._reasons.append(f"{source.name}: {error}")
@@ -91,7 +92,7 @@ class NetworkRestart:
             return []
         for source in sources:
             try:
-                newest = latest_window(source, self._wanted(model, source, since))
+                newest = latest_window(source, self._wanted(model, source, since, None))
             except StoreError as error:
                 self._reasons.append(f"{source.name}: {error}")
                 continue
@@ -102,9 +103,9 @@ class NetworkRestart:
         # Equal ones stay in the order in which they count.
         return [source for _, source in sorted(found, key=lambda pair: -pair[0])]
 
-    def _load_from(self, source: Source, model: Loadable, since: Window) -> Checkpoint:
+    def _load_from(self, source: Source, model: Loadable, wanted: Wanted) -> Checkpoint:
         """Load the newest good one of a peer. Raises `CheckpointError` if there is none, else as `load`."""
-        wanted, folder = self._wanted(model, source, since), self._trail.folder / source.public_key.hex()[:16]
+        folder = self._trail.folder / source.public_key.hex()[:16]
         for _ in range(MAX_LOADS):
             fetching = in_background(lambda: fetch_latest(source, wanted, folder), name="network-checkpoint")
             found = wait_for(fetching, self._check_interrupt)
@@ -125,13 +126,15 @@ class NetworkRestart:
         log.warning("window %d: the checkpoint of %s cannot be used: %s", found.checkpoint.window, source.name, error)
         self._refused.add((source.public_key, found.checkpoint.window))
 
-    def _wanted(self, model: Loadable, source: Source, since: Window) -> Wanted:
+    def _wanted(self, model: Loadable, source: Source, since: Window, until: Window | None) -> Wanted:
         trail = self._trail
         aggregates = trail.aggregates()
 
         def accept(checkpoint: Checkpoint) -> None:
             if checkpoint.window < since:
                 raise CheckpointError(f"it is older than that of window {since}", fault=Fault.WINDOW)
+            if until is not None and checkpoint.window > until:
+                raise CheckpointError(f"it is newer than that of window {until}", fault=Fault.WINDOW)
             if (source.public_key, checkpoint.window) in self._refused:
                 raise CheckpointError("it could not be loaded before", fault=Fault.CONTENT)
             if aggregates is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 from templar_pl.chain import find_peer
 from templar_pl.compression import MomentumCodec
@@ -16,6 +17,8 @@ from templar_pl.exchange.round_trip import RoundTrip
 from templar_pl.exchange.window_values import Identity, Limits
 from templar_pl.protocol.peer import Peer
 from templar_pl.training.network import Connection
+from templar_pl.training.patient_chain import PatientChain
+from templar_pl.training.trail import Trail
 from templar_pl.units import Hotkey, Uid, Window
 
 Known = Callable[[Collection[Uid]], Mapping[Uid, Peer]]
@@ -57,6 +60,38 @@ def open_round_trip(
             record = ManifestRecord(record, clock, identity, source=source, limits=limits, following=following)
     return RoundTrip(
         codec, identity, buckets=connection.buckets, record=record, source=source, timeout_s=limits.timeout_s
+    )
+
+
+def open_trail(connection: Connection, digest: bytes, chain: PatientChain, record: WindowRecord, folder: Path) -> Trail:
+    """Return where the past windows of a run are found, by those whom its node follows.
+
+    Args:
+        connection: the open network.
+        digest: 32 bytes, of the settings and parameter shapes all nodes of the run share.
+        chain: asks it.
+        record: what windows consist of.
+        folder: for files on their way; of this process alone.
+    """
+
+    def find(hotkey: Hotkey | None) -> Peer | None:
+        return None if hotkey is None else chain.ask(lambda: find_peer(connection.chain, hotkey))
+
+    def leaders() -> list[Peer]:
+        found = [find(hotkey) for hotkey in dict.fromkeys((connection.aggregator, connection.validator))]
+        return [peer for peer in found if peer is not None]
+
+    return Trail(
+        run=connection.run,
+        digest=digest,
+        start_window=connection.start_window,
+        verify=connection.verify,
+        buckets=connection.buckets,
+        # Where the chain itself writes down what windows consist of, nobody else's word counts.
+        aggregator=lambda: find(connection.aggregator) if connection.agreement is None else None,
+        leaders=leaders,
+        collect=lambda window: record.collect(window, None),
+        folder=folder,
     )
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from templar_pl.training.catch_up_status import CatchUpBar, CatchUpStatus
 from templar_pl.training.report import format_bytes
 from templar_pl.training.window_log import last_report
 
@@ -31,6 +32,7 @@ class WindowProgressBar(ProgressBar):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._enabled = True
+        self._way = CatchUpBar(self._console)
 
     def disable(self) -> None:
         """Draw no more."""
@@ -42,6 +44,7 @@ class WindowProgressBar(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
+        self._way.close()
         if not (self._enabled and self._console.is_terminal):
             return
         columns = (
@@ -55,6 +58,15 @@ class WindowProgressBar(ProgressBar):
         total = trainer.max_epochs if trainer.max_epochs not in (None, -1) else None
         self._task = self._progress.add_task("", total=total, completed=trainer.current_epoch)
         self._progress.start()
+
+    def show_catching_up(self, status: CatchUpStatus | None) -> None:
+        """Show how far this node is from the others: in the bar, or in one of its own as long as there is none."""
+        if not self._enabled:
+            return
+        if self._progress is None or self._task is None:
+            self._way.show(status)
+        elif status is not None:
+            self._progress.update(self._task, description=f"catching up: {status.words()}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -81,6 +93,7 @@ class WindowProgressBar(ProgressBar):
             self._progress.update(self._task, completed=applied, description=describe_progress(trainer))
 
     def _stop(self) -> None:
+        self._way.close()
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None

@@ -21,5 +21,9 @@ class RecoveryConfig:
     """Windows for which a report of each window (loss, peers, why others were skipped, seconds; JSON) stays in the own
     bucket, for whoever looks into what went wrong; 0..10**6. 0 writes none."""
 
+    publish_checkpoints: bool = False
+    """Whether to publish a checkpoint of the network in the own bucket each `window.checkpoint_frequency` windows, for
+    those who join or have lost their way. It takes room for one on the disk, and for three in the bucket."""
+
     def __post_init__(self) -> None:
         check_ranges(self, rebuild_windows=(0, 10**9), patience_s=(0.1, 10**7), debug_windows=(0, 10**6))

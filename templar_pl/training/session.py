@@ -22,7 +22,7 @@ from templar_pl.exchange.window_values import Collected, Outgoing, Training
 from templar_pl.protocol.fingerprint import fingerprint
 from templar_pl.training.phases import Phase
 from templar_pl.training.report import Norms, Tally, WindowReport, measure_norms
-from templar_pl.training.window_run import Apply, WindowRun
+from templar_pl.training.window_run import WindowRun
 from templar_pl.units import Uid, Window
 
 log = logging.getLogger(__name__)
@@ -74,14 +74,14 @@ class Session:
         self._longest_batch_s = 0.0
         self._batch_since = math.nan
 
-    def begin(self, apply: Apply, max_applied: int | None) -> tuple[Uid, Window] | None:
+    def begin(self, max_applied: int | None) -> tuple[Uid, Window] | None:
         """Catch up and begin a window: whose pages of which window to train on; None when the run is over.
 
         Asked again before the first batch of a window, it answers the same. Everything random in the window follows
         from run, uid and window, so that it can be trained again.
         """
         if self._begun is None or self.tally.batches > 0:
-            window = self.run.next_to_train(apply, max_applied, lambda: fingerprint(self.parameters))
+            window = self.run.next_to_train(max_applied)
             self.tally = Tally()
             self._begun = None if window is None else (self.run.connection.uid, window)
         if self._begun is None:

@@ -7,7 +7,7 @@ one optimizer step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,16 +19,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from templar_pl.compression import MomentumCodec
 from templar_pl.config import CompressionConfig, PeersConfig, WindowConfig
 from templar_pl.errors import ConfigError
 from templar_pl.exchange.window_values import Limits
-from templar_pl.training.applying import apply_update_, exact_dtype, trained_parameters
+from templar_pl.training.applying import exact_dtype, trained_parameters
+from templar_pl.training.catch_up_status import CatchUpStatus
 from templar_pl.training.checkpoint_io import AtomicCheckpointIO, restart_at_window
+from templar_pl.training.fitted_model import FittedModel
 from templar_pl.training.lightning_loops import ExchangeBeforeStep, count_batches, divide_gradients, set_epoch
 from templar_pl.training.local_network import LocalNetwork
 from templar_pl.training.network import Network
+from templar_pl.training.network_checkpoint import NetworkCheckpoints, network_checkpoints
+from templar_pl.training.progress import WindowProgressBar
 from templar_pl.training.recovery import RecoveryConfig
 from templar_pl.training.refusals import refuse_several_devices, refuse_unsuitable
 from templar_pl.training.run_digest import run_digest
@@ -38,6 +43,9 @@ from templar_pl.training.window_run import WindowRun
 from templar_pl.units import Uid, Window
 
 log = logging.getLogger(__name__)
+
+CHECKPOINT_TIMEOUT_S = 60.0
+"""Seconds that a network checkpoint on its way is waited for at the end; it is published in the next life otherwise."""
 
 WHOLE_WINDOW = 2**30
 """Batches that Lightning is told to accumulate: more than any window has, and a power of two, so that
@@ -83,6 +91,7 @@ class ExchangeMixin(Strategy):
         self.recovery = recovery or RecoveryConfig()
         self._settings_digest = settings_digest
         self._trainer: Trainer | None = None
+        self._checkpoints: NetworkCheckpoints | None = None
         self._loader: WindowLoader | None = None
         self._names: dict[Tensor, str] = {}
         self._limit: int | float = 1.0
@@ -197,6 +206,15 @@ class ExchangeMixin(Strategy):
     def teardown(self) -> None:
         """Leave the network, so that nobody waits for this node."""
         try:
+            if self._checkpoints is not None:
+                self._publish_checkpoint()
+                self._checkpoints.close(CHECKPOINT_TIMEOUT_S)
+                self._checkpoints = None
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        try:
             if self.session is not None:
                 self.session.run.close()
         finally:
@@ -227,14 +245,35 @@ class ExchangeMixin(Strategy):
             check_interrupt=self._check_interrupt,
         )
         connection = self.network.open(session.run.digest, self.window_config)
-        session.run.open(connection, limits, debug_windows=self.recovery.debug_windows)
+        session.run.open(
+            connection,
+            limits,
+            model=self._fitted_model(session),
+            folder=self.network.node_dir / "catch-up",
+            debug_windows=self.recovery.debug_windows,
+            watch=self._watch,
+        )
+
+        if self.recovery.publish_checkpoints:
+            folder, frequency = self.network.node_dir / "network-checkpoints", self.window_config.checkpoint_frequency
+            self._checkpoints = network_checkpoints(connection, session.run.digest, folder, frequency=frequency)
+            self._checkpoints.resume()
+
+    def _publish_checkpoint(self) -> None:
+        """Take a checkpoint for the network, if it is time for one and the parameters are between two windows."""
+        if self._checkpoints is not None and self.session is not None and self.session.run.at_boundary:
+            self._checkpoints.offer(self.session.run.applied, self._fitted_model(self.session).state)
+
+    def _fitted_model(self, session: Session) -> FittedModel:
+        return FittedModel(session.parameters, lambda: self.optimizers[0], self._schedules)
 
     def _begin_window(self) -> tuple[Uid, Window] | None:
         assert self.session is not None
         assert self._trainer is not None
         limit = self._trainer.max_epochs
-        begun = self.session.begin(self._apply, None if limit in (None, -1) else limit)
+        begun = self.session.begin(None if limit in (None, -1) else limit)
         set_epoch(self._trainer, self.session.run.applied, is_over=begun is None)
+        self._publish_checkpoint()
         return begun
 
     def _check_interrupt(self) -> None:
@@ -242,19 +281,21 @@ class ExchangeMixin(Strategy):
         if self._trainer is not None and self._trainer.received_sigterm:
             raise SIGTERMException
 
+    def _schedules(self) -> list[LRScheduler]:
+        assert self._trainer is not None
+        # Those that need a metric are refused.
+        return [cast(LRScheduler, config.scheduler) for config in self._trainer.lr_scheduler_configs]
+
+    def _watch(self, status: CatchUpStatus | None) -> None:
+        """Show how far this node is from the others, where the trainer shows its progress."""
+        if self._trainer is not None and isinstance(bar := self._trainer.progress_bar_callback, WindowProgressBar):
+            bar.show_catching_up(status)
+
     def _window_closure(self, closure: Callable[[], Any]) -> Any:
         assert self.session is not None
         output = closure()
         divide_gradients(self.session.parameters.values(), self.session.tally.batches)
         return output
-
-    def _apply(self, update: Iterable[tuple[str, Tensor]]) -> None:
-        """Apply the update of a window this node did not train in, as if it had."""
-        assert self.session is not None
-        assert self._trainer is not None
-        apply_update_(self.optimizers[0], self.session.parameters, update)
-        for config in self._trainer.lr_scheduler_configs:
-            config.scheduler.step()  # type: ignore[call-arg]  # schedulers that need a metric are refused
 
 
 class TemplarStrategy(ExchangeMixin, SingleDeviceStrategy):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -17,16 +18,17 @@ from templar_pl.errors import ChainError, ConfigError, OutOfSyncError, StoreErro
 from templar_pl.exchange.window_values import Collected, Limits, Outgoing, Training
 from templar_pl.protocol.agreement import Settlement
 from templar_pl.protocol.payload import Payload
+from templar_pl.training.catch_up import CatchUp
+from templar_pl.training.catch_up_status import Watch
+from templar_pl.training.fitted_model import FittedModel, FollowingModel
 from templar_pl.training.network import Connection
 from templar_pl.training.open_run import OpenRun
-from templar_pl.training.own_momentum import OwnMomentum
+from templar_pl.training.opening import open_trail
+from templar_pl.training.own_momentum import NEVER, OwnMomentum
 from templar_pl.training.phases import Phase, PhaseClock
 from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
-
-Apply = Callable[[Iterable[tuple[str, Tensor]]], None]
-"""Steps the optimizer with the update of one parameter after the other, then the schedulers."""
 
 
 class WindowRun:
@@ -58,7 +60,8 @@ class WindowRun:
         self._hotkey = ""
         self._start_window = 0
         self._check_interrupt: Callable[[], None] = _do_nothing
-        self._catch_up: Callable[[], None] | None = None
+        self._catch_up: CatchUp | None = None
+        self._has_begun = False  # whether this life has taken part, so that it knows of all that was sent
         self._opened: OpenRun | None = None
 
     @property
@@ -93,22 +96,32 @@ class WindowRun:
         """What this node sent for the window in training, if that is one of the past; else None."""
         return self._rebuilds
 
+    @property
+    def catch_up(self) -> CatchUp:
+        """What brings the model to the others. Raises `RuntimeError` before `open`."""
+        if self._catch_up is None:
+            raise RuntimeError("the network is not open")
+        return self._catch_up
+
     def open(
         self,
         connection: Connection,
         limits: Limits,
         *,
+        model: FittedModel,
+        folder: Path,
         debug_windows: int,
-        catch_up: Callable[[], None] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Take part through this connection; momentum of another hotkey's checkpoint is forgotten.
 
         Args:
             connection: the open network.
             limits: of the exchange.
+            model: what is trained.
+            folder: for files on their way while this node catches up; of this process alone.
             debug_windows: windows that objects for debugging stay in the own bucket; 0 for none.
-            catch_up: called where this node is lost. Gives it the parameters of a window that is `applied` from then
-                on, or raises `OutOfSyncError`. None: being lost ends the run.
+            watch: shown how far this node is from the others.
 
         Raises:
             ConfigError: the checkpoint this node resumed from is of a run that began elsewhere.
@@ -118,10 +131,11 @@ class WindowRun:
         except ConfigError:
             connection.close()
             raise
-        self._check_interrupt, self._catch_up = limits.check_interrupt, catch_up
-        self._opened = OpenRun(
-            connection, self._codec, self.digest, limits, phases=self.phases, debug_windows=debug_windows
-        )
+        self._check_interrupt, self._has_begun = limits.check_interrupt, False
+        opened = OpenRun(connection, self._codec, self.digest, limits, phases=self.phases, debug_windows=debug_windows)
+        trail = open_trail(connection, self.digest, opened.chain, opened.round_trip.record, folder)
+        self._opened = opened
+        self._catch_up = CatchUp(FollowingModel(model, self), self._codec, trail, limits, watch=watch)
 
     def close(self) -> None:
         """Take part no more."""
@@ -138,40 +152,38 @@ class WindowRun:
         """Seconds until the window in training ends; infinite if it ends when all have sent, or is one of the past."""
         return math.inf if self._rebuilds is not None else self.opened.chain.seconds_left(self.window)
 
-    def next_to_train(self, apply: Apply, max_applied: int | None, fingerprint: Callable[[], bytes]) -> Window | None:
+    def next_to_train(self, max_applied: int | None) -> Window | None:
         """Apply what was missed, and take part in the window that is open.
 
         Own windows of the past whose gradient the momentum lacks are trained again, as if they were open: their
-        payloads stand already, so only the momentum comes out of it. A node that is lost catches up first.
+        payloads stand already, so only the momentum comes out of it. A node that is lost, new or far behind starts from
+        a checkpoint of those it follows, if there is one.
 
         Args:
-            apply: applies an update to the model.
             max_applied: stop after so many windows of the run; None for never.
-            fingerprint: of the parameters.
 
         Returns:
             The window to train on, or None when `max_applied` windows are applied.
 
         Raises:
-            OutOfSyncError: a missed window cannot be replayed, and this node cannot catch up otherwise.
+            OutOfSyncError: this node cannot catch up.
             ConfigError: the checkpoint this node resumed from is of another chain.
         """
+        if self.applied == 0 and not self._has_begun:
+            self.catch_up.restart(until=self._last(max_applied))
         while self.lost or max_applied is None or self.applied < max_applied:
             self._check_interrupt()
             self.note_progress()
             if self.lost:
-                self._resynchronise()
+                self.catch_up.recover(f"window {self.window}: {self.lost}")
                 continue
             window, opened = self.window, self.opened.chain.window()
             if opened < window:
                 self._wait_for(window, opened)
             elif opened > window:
-                rebuilds = self.momentum.to_rebuild(self.opened.round_trip.record, window, self.applied)
-                if rebuilds is not None:
-                    self._begin(rebuilds)
+                if self._rebuilds_or_moves(opened, self._last(max_applied)):
                     return window
-                self._replay(apply, fingerprint)
-            elif self.opened.chain.ask(lambda: self.opened.round_trip.record.join(window)) == window:  # noqa: B023 - called at once
+            elif self._joins(window):
                 self._begin(None)
                 return window
         return None
@@ -236,7 +248,7 @@ class WindowRun:
         Raises:
             OutOfSyncError: nobody is known whose parameters could take their place.
         """
-        if self._catch_up is None:
+        if self.connection.aggregator is None and self.connection.validator is None:
             raise OutOfSyncError(reason)
         self.resynchronisations += 1
         log.warning("window %d: out of step with the others, resynchronising: %s", self.window, reason)
@@ -246,6 +258,28 @@ class WindowRun:
         """Count the window as applied."""
         self.applied += 1
         self._is_between = True
+
+    def leave(self) -> None:
+        """See `Place.leave`."""
+        self._is_between = False
+
+    def arrive(self, applied: int, *, is_loaded: bool) -> None:
+        """See `Place.arrive`.
+
+        The momentum stays as long as it knows of all that was sent: it is what this node has computed and not sent. Of
+        what an earlier life sent in windows that a checkpoint passes by it does not, so it starts at zero then.
+        """
+        if is_loaded:
+            if not self.lost and 0 < applied <= self.applied:
+                self.resynchronisations += 1
+            if self._has_begun and self.momentum.place != NEVER:
+                self.momentum.place = applied
+            else:
+                self.momentum.forget()
+            self.lost = ""
+        elif applied > self.applied:
+            self.tidy(self.window)
+        self.applied, self._is_between = applied, True
 
     def tidy(self, window: Window, report: bytes = b"") -> None:
         """Have old objects deleted in the background, and what there is to report of an applied window written."""
@@ -308,6 +342,7 @@ class WindowRun:
 
     def _begin(self, rebuilds: Payload | None) -> None:
         self._rebuilds = rebuilds
+        self._has_begun = self._has_begun or rebuilds is None
         self.phases.start(Phase.PEER_UPDATE)
         self.opened.chain.read_register()
         self.phases.enter(Phase.DATA_LOADING)
@@ -327,28 +362,27 @@ class WindowRun:
             )
         return collected
 
-    def _replay(self, apply: Apply, fingerprint: Callable[[], bytes]) -> None:
-        window = self.window
-        collected = self._collect(None, fingerprint())
-        if self.lost:
-            return
-        self._is_between = False
-        apply(self.opened.round_trip.updates(collected))
-        self.finish()
-        self.tidy(window)
-        log.info("window %d: caught up from %d payload(s)", window, len(collected.payloads))
+    def _last(self, max_applied: int | None) -> Window | None:
+        """Return the window before which this node stops; None if it does not."""
+        return None if max_applied is None else Window(self.connection.start_window + max_applied)
 
-    def _resynchronise(self) -> None:
-        """Take over the parameters of the others.
+    def _rebuilds_or_moves(self, opened: Window, last: Window | None) -> bool:
+        """Go on towards the window now open; return whether an own window of the past is to be trained again first."""
+        goal = opened if last is None else min(opened, last)
+        if self.catch_up.jump(goal):
+            return False
+        rebuilds = self.momentum.to_rebuild(self.opened.round_trip.record, self.window, self.applied)
+        if rebuilds is None:
+            self.catch_up.advance(goal)
+            return False
+        self._begin(rebuilds)
+        return True
 
-        The momentum stays: it is what this node has computed and not sent, from gradients a few steps beside the
-        run, and it knows of all that was sent, since nothing is sent while lost.
-        """
-        assert self._catch_up is not None
-        self._catch_up()
-        self.lost = ""
-        self.momentum.place = self.applied
-        log.info("window %d: in step with the others again", self.window)
+    def _joins(self, window: Window) -> bool:
+        """Whether this node has the parameters of the others, and takes part in the window that is open."""
+        if not self.catch_up.arrive():
+            return False
+        return self.opened.chain.ask(lambda: self.opened.round_trip.record.join(window)) == window
 
 
 def _do_nothing() -> None:
