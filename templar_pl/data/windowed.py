@@ -37,20 +37,23 @@ class WindowedDataset(Protocol):
 class WindowShelf:
     """The packed sequences of the window in use and, made in a thread meanwhile, of the next one. Never more."""
 
-    def __init__(self, prepare: Callable[[Key, threading.Event], PackedSequences]) -> None:
+    def __init__(
+        self, prepare: Callable[[Key, threading.Event], PackedSequences], *, prepares_next: bool = True
+    ) -> None:
         """Keep the function; nothing runs before `take`.
 
         Args:
             prepare: returns the sequences of a window; may stop early with any error once its event is set.
+            prepares_next: whether the window after the one in use is made meanwhile.
         """
-        self._prepare = prepare
+        self._prepare, self._prepares_next = prepare, prepares_next
         self._key: Key | None = None
         self._current: PackedSequences | None = None
         self._next_key: Key | None = None
         self._next: BackgroundCall[PackedSequences] | None = None
 
     def take(self, key: Key) -> PackedSequences:
-        """Return the sequences of a window and begin with those of the one after it.
+        """Return the sequences of a window, and begin with those of the one after it if that is to be prepared.
 
         Raises:
             TimeoutError: they were not ready after PREPARE_TIMEOUT_S.
@@ -60,7 +63,8 @@ class WindowShelf:
             self._key, self._current = None, None
             self._current = self._finish(key)
             self._key = key
-            self._begin((key[0], key[1] + 1))
+            if self._prepares_next:
+                self._begin((key[0], key[1] + 1))
         return self._current
 
     def holds(self, key: Key) -> bool:
@@ -97,19 +101,23 @@ class PagesDataset(IterableDataset[dict[str, Tensor]]):
     one worker is seldom of use.
     """
 
-    def __init__(self, pages: PageSet, tokenizer: Tokenizer, config: PagesConfig) -> None:
+    def __init__(
+        self, pages: PageSet, tokenizer: Tokenizer, config: PagesConfig, *, prepares_next: bool = True
+    ) -> None:
         """Store the arguments.
 
         Args:
             pages: at least config.pages_per_window training pages.
             tokenizer: the one that config names.
             config: how many pages, how long sequences and batches are. The loader must use the same batch size.
+            prepares_next: whether the next window of the same uid is prepared while one is in use.
         """
         super().__init__()
         self._pages, self._tokenizer, self._config = pages, tokenizer, config
+        self._prepares_next = prepares_next
         # Workers of a loader live through many windows and see nothing of this process but shared memory.
         self._assigned = torch.zeros(2, dtype=torch.int64).share_memory_()
-        self._shelf = WindowShelf(self._pack)
+        self._shelf = WindowShelf(self._pack, prepares_next=prepares_next)
 
     def begin_window(self, uid: Uid, window: Window) -> bytes:
         """Let the next iterations yield the pages that belong to (uid, window); return their 32-byte digest."""
@@ -150,7 +158,8 @@ class PagesDataset(IterableDataset[dict[str, Tensor]]):
         return {name: value for name, value in self.__dict__.items() if name != "_shelf"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _shelf=WindowShelf(self._pack))
+        self.__dict__.update(state)
+        self._shelf = WindowShelf(self._pack, prepares_next=self._prepares_next)
 
 
 def pack_pages(

@@ -118,6 +118,16 @@ class TemplarDataModule(LightningDataModule):
             timeout=WORKER_TIMEOUT_S if self._num_workers > 0 else 0,
         )
 
+    def any_window_dataloader(self) -> DataLoader[Any]:
+        """Return batches like those of training, of whichever (uid, window) its dataset is told to begin.
+
+        For whoever looks at the pages of many nodes, such as a validator; nothing is prepared ahead.
+        """
+        if self._pages is None or self._tokenizer is None:
+            raise RuntimeError("call setup('fit') before any_window_dataloader()")
+        dataset = PagesDataset(self._pages, self._tokenizer, self._config, prepares_next=False)
+        return DataLoader(dataset, batch_size=self._config.batch_size)
+
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out pages, packed and batched like those of training."""
         if self._pages is None or self._tokenizer is None:

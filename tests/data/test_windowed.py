@@ -159,6 +159,18 @@ def test_going_on_with_an_old_window_is_a_bug_that_is_named(pages: PageSet) -> N
     dataset.close()
 
 
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_no_window_is_prepared_ahead_for_whoever_wants_other_uids(pages: PageSet, is_sent: bool) -> None:
+    dataset = PagesDataset(pages, load_tokenizer("bytes"), CONFIG, prepares_next=False)
+    if is_sent:
+        dataset = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - our own bytes
+    for uid, window in [(3, 1), (2**32 - 1, 10**9 - 1), (0, 1)]:
+        dataset.begin_window(Uid(uid), Window(window))
+
+        assert unpadded(list(dataset)) == expected_tokens(pages, uid, window)
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("pages of window")]
+
+
 def test_no_thread_outlives_close(pages: PageSet) -> None:
     before = threading.active_count()
     dataset = dataset_of(pages)

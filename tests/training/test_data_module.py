@@ -66,6 +66,33 @@ def test_the_training_loader_follows_the_windows(data: TemplarDataModule, texts:
     data.teardown("fit")
 
 
+def test_the_pages_of_any_node_can_be_read_beside_the_own_ones(data: TemplarDataModule) -> None:
+    data.setup("fit")
+    own, any_window = data.train_dataloader(), data.any_window_dataloader()
+    assert isinstance(own.dataset, WindowedDataset)
+    assert isinstance(any_window.dataset, WindowedDataset)
+    own.dataset.begin_window(Uid(1), Window(0))
+    before = tokens_of(list(own))
+
+    digests = {}
+    for uid, window in [(6, 2), (9, 2)]:
+        digests[uid] = any_window.dataset.begin_window(Uid(uid), Window(window))
+        read = list(any_window)
+        own.dataset.begin_window(Uid(uid), Window(window))
+        assert tokens_of(read) == tokens_of(list(own))
+        assert read[0]["input_ids"].shape == (4, 16)
+
+    own.dataset.begin_window(Uid(1), Window(0))
+    assert tokens_of(list(own)) == before
+    assert digests[6] != digests[9]
+    data.teardown("fit")
+
+
+def test_reading_pages_of_other_nodes_needs_setup(data: TemplarDataModule) -> None:
+    with pytest.raises(RuntimeError, match="call setup"):
+        data.any_window_dataloader()
+
+
 def test_validation_is_the_held_out_pages_with_their_bytes(data: TemplarDataModule, texts: list[str]) -> None:
     data.setup("validate")
 
