@@ -2,8 +2,9 @@
 
 Layout: `{run}/run.json`, `{run}/payload/{window:09d}/{uid}.bin`, `{run}/manifest/{window:09d}.json`,
 `{run}/aggregate/{window:09d}.bin`, its notice `{run}/aggregate/{window:09d}.json`,
-`{run}/checkpoint/{window:09d}/{name}`, `{run}/checkpoint/latest.json`, `{run}/debug/{window:09d}/{uid}.json`, and
-`{run}/trial/{name}.bin` while `doctor` tries out the keys of a bucket.
+`{run}/checkpoint/{window:09d}/{name}`, `{run}/checkpoint/latest.json`, `{run}/scores/{window:09d}.json`,
+`{run}/peers.json`, `{run}/debug/{window:09d}/{uid}.json`, and `{run}/trial/{name}.bin` while `doctor` tries out the
+keys of a bucket.
 Windows have nine digits, so that the order of the names is the order of time.
 """
 
@@ -103,6 +104,16 @@ def notice_keys(run: str) -> WindowKeys:
 def manifest_keys(run: str) -> WindowKeys:
     """Return the keys of the manifests of a run. Raises `ValueError` for an unsafe run name."""
     return WindowKeys(f"{_checked_run(run)}/manifest/", ".json")
+
+
+def score_keys(run: str) -> WindowKeys:
+    """Return the keys of what a validator says of the windows of a run. Raises `ValueError` for an unsafe run name."""
+    return WindowKeys(f"{_checked_run(run)}/scores/", ".json")
+
+
+def peers_key(run: str) -> str:
+    """Return the key of a validator's list of peers. Raises `ValueError` for an unsafe run name."""
+    return f"{_checked_run(run)}/peers.json"
 
 
 def checkpoint_prefix(run: str) -> str:

@@ -16,7 +16,9 @@ from templar_pl.protocol import (
     payload_key,
     payload_keys,
     payload_prefix,
+    peers_key,
     run_key,
+    score_keys,
     trial_key,
 )
 from templar_pl.protocol.keys import MAX_UID, MAX_WINDOW
@@ -36,6 +38,8 @@ def test_the_keys_of_a_run_read_as_documented() -> None:
     assert aggregate_keys("my-run").key(Window(42)) == "my-run/aggregate/000000042.bin"
     assert notice_keys("my-run").key(Window(42)) == "my-run/aggregate/000000042.json"
     assert manifest_keys("my-run").key(Window(42)) == "my-run/manifest/000000042.json"
+    assert score_keys("my-run").key(Window(42)) == "my-run/scores/000000042.json"
+    assert peers_key("my-run") == "my-run/peers.json"
 
 
 @given(runs, windows, uids)
@@ -46,7 +50,7 @@ def test_parsing_undoes_making_a_payload_key(run: str, window: Window, uid: Uid)
 @given(runs, windows, uids)
 def test_the_window_of_a_key_is_told_by_keys_of_its_kind_run_and_node_only(run: str, window: Window, uid: Uid) -> None:
     kinds = [payload_keys(run, uid), debug_keys(run, uid), aggregate_keys(run), notice_keys(run), manifest_keys(run)]
-    kinds += [payload_keys(run, Uid((uid + 1) % MAX_UID)), payload_keys(f"{run[:60]}-b", uid)]
+    kinds += [score_keys(run), payload_keys(run, Uid((uid + 1) % MAX_UID)), payload_keys(f"{run[:60]}-b", uid)]
 
     for place, keys in enumerate(kinds):
         told = [other.window_of(keys.key(window)) for other in kinds]
