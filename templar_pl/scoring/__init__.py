@@ -3,6 +3,7 @@
 from templar_pl.scoring.choice import choose_evaluated
 from templar_pl.scoring.copies import find_copies
 from templar_pl.scoring.draw import Draw
+from templar_pl.scoring.lineage import Lineage
 from templar_pl.scoring.miner import MinerState
 from templar_pl.scoring.overlap import Places, agreement_of, compare_payloads, count_shared
 from templar_pl.scoring.peer_list import NO_PEERS, PeerList, next_peer_list
@@ -27,6 +28,7 @@ __all__ = [
     "Draw",
     "Evaluation",
     "Judgement",
+    "Lineage",
     "Losses",
     "MinerState",
     "Overlap",

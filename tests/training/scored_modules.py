@@ -40,11 +40,11 @@ class Regression(LightningModule):
 
 
 class Sums(IterableDataset[tuple[Tensor, Tensor]]):
-    """Numbers and their sums, other ones for each uid and window."""
+    """Numbers and their sums, other ones for each uid and window; with noise, rows teach nothing about other rows."""
 
-    def __init__(self, rows: int = 40) -> None:
+    def __init__(self, rows: int = 40, width: int = 4, noise: float = 0.0) -> None:
         super().__init__()
-        self._rows = rows
+        self._rows, self._width, self._noise = rows, width, noise
         self.begun: list[tuple[int, int]] = []
 
     def begin_window(self, uid: Uid, window: Window) -> bytes:
@@ -54,8 +54,9 @@ class Sums(IterableDataset[tuple[Tensor, Tensor]]):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         uid, window = self.begun[-1]
         generator = torch.Generator().manual_seed(uid * 1000 + window)
-        inputs = torch.randn(self._rows, 4, generator=generator)
-        yield from zip(inputs, inputs.sum(-1), strict=True)
+        inputs = torch.randn(self._rows, self._width, generator=generator)
+        targets = inputs.sum(-1) + self._noise * torch.randn(self._rows, generator=generator)
+        yield from zip(inputs, targets, strict=True)
 
 
 def sums_loader(rows: int = 40, batch_size: int = 4) -> DataLoader[Any]:

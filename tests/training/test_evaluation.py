@@ -200,6 +200,26 @@ def test_the_mean_is_over_the_batches_that_had_a_loss_before(pairs: list[tuple[f
         assert math.isnan(losses.after)
 
 
+class Drifting(Regression):
+    """Its loss hangs on what earlier steps left in a buffer and in an attribute."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        loss = super().training_step(batch, batch_idx)["loss"]
+        return {"loss": loss + self.average + self.calls}
+
+
+def test_what_a_step_leaves_behind_has_no_part_in_what_a_payload_did() -> None:
+    module = Drifting()
+    batches = draw_batches(sums_loader(), DRAW, Window(3), [Uid(0), Uid(1)], 0.5)
+
+    def nothing() -> Iterator[tuple[str, Tensor]]:
+        return iter(())
+
+    for found in evaluate_payloads(model_of(module), {Uid(0): nothing, Uid(1): nothing}, batches, RATE):
+        assert found.own.before == found.own.after
+        assert found.random.before == found.random.after
+
+
 class Wordy(Picky):
     def training_step(self, batch: Tensor) -> Tensor | None:
         return torch.zeros(3)

@@ -1,0 +1,106 @@
+"""What miners published for a window that is over: whose payload counts, and why others' do not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from templar_pl.chain import Chain
+from templar_pl.errors import Fault, PayloadError, StoreError
+from templar_pl.exchange import Buckets
+from templar_pl.exchange.record import Fetched, PayloadSource
+from templar_pl.protocol import payload_key
+from templar_pl.protocol.peer import Peer
+from templar_pl.roles.patience import Patience
+from templar_pl.scoring import Presence, Upload
+from templar_pl.units import Uid, Window
+
+log = logging.getLogger(__name__)
+
+_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What was seen of one window."""
+
+    window: Window
+    presences: tuple[Presence, ...]
+    """Of all who may send, in uid order."""
+
+    payloads: Mapping[Uid, Fetched]
+    """Of those whose payloads count, in uid order."""
+
+    uploads: Mapping[Uid, Upload]
+    """When these landed, where the store told."""
+
+
+class Lookout:
+    """Looks at everybody's buckets, by the clock: no manifest says what those did whom it does not list."""
+
+    def __init__(self, chain: Chain, buckets: Buckets, run: str, source: PayloadSource, patience: Patience) -> None:
+        """Store the parts.
+
+        Args:
+            chain: knows who may send, and when.
+            buckets: of the run.
+            run: name of the run, the first part of all keys.
+            source: fetches and checks payloads.
+            patience: with chain and store.
+        """
+        self._chain, self._buckets, self._run = chain, buckets, run
+        self._source, self._patience = source, patience
+
+    def look(self, window: Window) -> Sighting:
+        """Return what was published for a window whose time for uploads is over, and lies not too far back.
+
+        A store that answers for nobody is asked again; where it answers for some, the others are missing.
+
+        Raises:
+            StoreError: the store answered for nobody.
+            ChainError: the chain did not answer.
+        """
+        registered, interval = self._patience.insist(
+            "the chain does not answer",
+            lambda: (self._chain.candidates(window), self._chain.upload_interval(window)),
+        )
+        reachable = {uid: peer for uid, peer in registered.items() if peer.address}
+
+        def fetch() -> tuple[dict[Uid, Fetched], dict[Uid, PayloadError | StoreError]]:
+            gathered = self._source.fetch(window, reachable, interval=interval)
+            silent = [error for error in gathered.skipped.values() if isinstance(error, StoreError)]
+            if silent and len(silent) == len(reachable):
+                raise StoreError(f"window {window}: the store answers for no miner: {silent[0]}")
+            return gathered.payloads, gathered.skipped
+
+        payloads, skipped = self._patience.insist(f"window {window} cannot be judged", fetch)
+        presences = tuple(
+            Presence(uid=uid, hotkey=peer.hotkey, fault=None if uid in payloads else _fault(skipped.get(uid)))
+            for uid, peer in registered.items()
+        )
+        return Sighting(window, presences, payloads, self._uploads(window, payloads, registered))
+
+    def _uploads(self, window: Window, payloads: Mapping[Uid, Fetched], peers: Mapping[Uid, Peer]) -> dict[Uid, Upload]:
+        """Return when payloads landed; whoever's store does not tell can be accused of nothing, and accuses nobody."""
+
+        def ask(uid: Uid) -> float | None:
+            try:
+                return self._buckets.of(peers[uid].address).head(payload_key(self._run, window, uid)).modified
+            except StoreError as error:
+                log.debug("window %d: when the payload of uid %d landed is not known: %s", window, uid, error)
+                return None
+
+        with ThreadPoolExecutor(_THREADS, "uploads") as pool:
+            times = dict(zip(payloads, pool.map(ask, payloads), strict=True))
+        return {
+            uid: Upload(uid=uid, window=window, uploaded_at=time, sha256=payloads[uid].sha256.hex())
+            for uid, time in times.items()
+            if time is not None
+        }
+
+
+def _fault(error: PayloadError | StoreError | None) -> Fault:
+    """Return why a payload does not count; a bucket that nobody named, or that does not answer, has none."""
+    return error.fault if isinstance(error, PayloadError) else Fault.MISSING

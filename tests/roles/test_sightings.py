@@ -1,0 +1,127 @@
+"""What a validator sees of miners whose buckets fail in one way or another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+from templar_pl.errors import Fault, StoreError
+from templar_pl.exchange import LocalBucket
+from templar_pl.exchange.record import PayloadSource
+from templar_pl.exchange.store import BucketReader, ObjectInfo
+from templar_pl.protocol import payload_key
+from templar_pl.roles.patience import Patience
+from templar_pl.roles.sightings import Lookout, Sighting
+from templar_pl.units import Uid, Window
+from tests.roles.scored_runs import DELTA_S, RUN, World, limits_and_identity
+
+WINDOW = Window(1)
+
+
+class Buckets:
+    """The buckets of a world, of which some do not answer."""
+
+    def __init__(self, world: World, broken: Collection[int]) -> None:
+        self._world = world
+        self._broken = {miner.signer.hotkey for miner in world.miners if miner.uid in broken}
+
+    def own(self) -> LocalBucket:
+        return self._world.buckets.own()
+
+    def of(self, address: str) -> BucketReader:
+        return Silent() if address in self._broken else self._world.buckets.of(address)
+
+
+class Silent:
+    """A bucket that does not answer."""
+
+    def head(self, key: str) -> ObjectInfo:
+        raise StoreError("no answer")
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        raise StoreError("no answer")
+
+    def list(self, prefix: str) -> Iterator[str]:
+        raise StoreError("no answer")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.add(3)
+    world.open(1)
+    world.train(range(2))
+    world.open(3)
+    return world
+
+
+def look(world: World, window: Window = WINDOW, *, broken: Collection[int] = ()) -> Sighting:
+    identity, limits = limits_and_identity(world, timeout_s=0.4)
+    buckets = Buckets(world, broken)
+    source = PayloadSource(world.model.codec, identity, buckets, limits)
+    return Lookout(world.chain, buckets, RUN, source, Patience(0.1, lambda: None)).look(window)
+
+
+def test_everybody_who_may_send_is_seen_with_hash_and_time(world: World) -> None:
+    seen = look(world)
+
+    opened = world.chain.upload_interval(WINDOW)[0]
+    assert [(p.uid, p.hotkey, p.fault) for p in seen.presences] == [
+        (miner.uid, miner.signer.hotkey, None) for miner in world.miners
+    ]
+    assert {uid: upload.sha256 for uid, upload in seen.uploads.items()} == {
+        uid: fetched.sha256.hex() for uid, fetched in seen.payloads.items()
+    }
+    for uid, upload in seen.uploads.items():
+        assert upload.uploaded_at == pytest.approx(opened + 1 + 0.1 * uid, abs=1e-3)
+
+
+def test_a_bucket_that_does_not_answer_while_others_do_has_no_payload(world: World) -> None:
+    seen = look(world, broken={2})
+
+    assert {p.uid: p.fault for p in seen.presences} == {1: None, 2: Fault.MISSING, 3: None}
+    assert set(seen.payloads) == set(seen.uploads) == {1, 3}
+
+
+def test_a_store_that_answers_for_nobody_is_an_outage_and_no_silence(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "templar_pl"), pytest.raises(StoreError, match="answers for no miner"):
+        look(world, broken={1, 2, 3})
+
+    assert "window 1 cannot be judged, trying again" in caplog.text
+
+
+def test_a_miner_without_a_bucket_is_missing(world: World) -> None:
+    world.add(1)
+    nameless = world.miners.pop()
+    chain = world.chain_of(nameless.signer)
+    chain.commit("")
+    chain.close()
+    world.open(12)
+    for miner in world.miners:
+        miner.put(world, Window(8), world.sent[WINDOW][miner.uid])
+
+    seen = look(world, Window(8))
+
+    assert {p.uid: p.fault for p in seen.presences} == {1: None, 2: None, 3: None, nameless.uid: Fault.MISSING}
+
+
+def test_an_early_and_a_damaged_payload_have_their_faults(world: World) -> None:
+    early, damaged, late = world.miners
+    early.put(world, WINDOW, world.sent[WINDOW][early.uid], after_s=-5.0)
+    key = payload_key(RUN, WINDOW, damaged.uid)
+    data = bytearray(damaged.buckets.own().get(key, max_bytes=10**6))
+    data[-1] ^= 1
+    world.place(damaged, WINDOW, bytes(data), 1.0)
+    late.put(world, WINDOW, world.sent[WINDOW][late.uid], after_s=DELTA_S + 2.0)
+
+    seen = look(world)
+
+    faults = {p.uid: p.fault for p in seen.presences}
+    assert faults == {1: Fault.EARLY, 2: Fault.SIGNATURE, 3: Fault.LATE}
+    assert seen.payloads == {}
+    assert Uid(1) not in seen.uploads
