@@ -19,6 +19,8 @@ commands
                python -m templar_pl test --config configs/miner.yaml --ckpt_path last
   predict    continue the prompts of a text file, one a line
                python -m templar_pl predict --config configs/miner.yaml --ckpt_path last --data.prompts prompts.txt
+  score      judge what miners sent: publish records, a list of peers and checkpoints, set weights
+               python -m templar_pl score --config configs/miner.yaml --config configs/validator.yaml
   doctor     find what would stop a run before it begins: settings, wallet, keys of the bucket, chain, clock, disk
                python -m templar_pl doctor --config configs/miner.yaml
   audit      replay the windows of a run from what is stored, and find the first that does not agree
@@ -27,7 +29,7 @@ commands
              what a window costs a model in bytes, seconds and memory, beside fp32 and the entropy bound
                python -m templar_pl compress-report --model hparams.json
 
-short options of the first six, after the command
+short options of all but the last, after the command
   --local              the toy model and its numbers instead of the full ones (hparams.local.json)
   --wallet.hotkey NAME the key this node signs with; made on first use on a local chain
   --wallet.name NAME   the wallet it is in, for a run on Bittensor (configs/bittensor.yaml, docs/miner.md)
@@ -57,6 +59,10 @@ def main() -> int:
         from templar_pl.roles.compress_report import run_compress_report  # noqa: PLC0415 - see above
 
         return run_compress_report(arguments[1:])
+    if arguments[0] == "score":
+        from templar_pl.cli_score import score_command  # noqa: PLC0415 - see above
+
+        return score_command(arguments[1:])
     if arguments[0] == "doctor":
         from templar_pl.cli_doctor import doctor_command  # noqa: PLC0415 - see above
 

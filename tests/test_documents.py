@@ -50,6 +50,18 @@ def test_every_command_of_the_package_is_accepted_as_it_stands(text: str, monkey
         assert stop.value.code in (0, None), words
 
 
+def test_the_command_that_scores_is_accepted_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from templar_pl.cli_score import score_command  # noqa: PLC0415 - torch would slow down collecting this file
+
+    monkeypatch.chdir(ROOT)
+    lines = [words for words in commands(VALIDATOR, "python") if "score" in words]
+    assert lines
+    for words in lines:
+        with pytest.raises(SystemExit) as stop:
+            score_command([*words[words.index("score") + 1 :], "--print_config"])
+        assert stop.value.code in (0, None), words
+
+
 @named
 def test_no_command_of_the_package_is_named_that_does_not_exist(text: str) -> None:
     listed = set(re.findall(r"^  (\S+)", HELP.split("commands\n")[1].split("\n\n")[0], flags=re.MULTILINE))

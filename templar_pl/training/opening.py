@@ -48,19 +48,39 @@ def open_round_trip(
         candidates: asks who counts.
     """
     source = PayloadSource(codec, identity, connection.buckets, limits)
-    record: WindowRecord
-    if connection.agreement is not None:
-        record = AgreedRecord(connection.agreement, identity, source, known, limits)
-    else:
-        own = connection.buckets.own
-        record = LandedRecord(connection.chain, candidates, identity, source=source, own_bucket=own, limits=limits)
-        if connection.aggregator is not None:
-            following = _following(connection, connection.aggregator, identity.digest, known, candidates)
-            clock = connection.chain
-            record = ManifestRecord(record, clock, identity, source=source, limits=limits, following=following)
+    record = open_record(source, identity, connection, limits, known=known, candidates=candidates)
     return RoundTrip(
         codec, identity, buckets=connection.buckets, record=record, source=source, timeout_s=limits.timeout_s
     )
+
+
+def open_record(
+    source: PayloadSource,
+    identity: Identity,
+    connection: Connection,
+    limits: Limits,
+    *,
+    known: Known,
+    candidates: Candidates,
+) -> WindowRecord:
+    """Return how it becomes known what each window consisted of; who sends nothing needs no more than that.
+
+    Args:
+        source: of the payloads.
+        identity: of this node.
+        connection: the open network.
+        limits: time and number.
+        known: asks the register.
+        candidates: asks who counts.
+    """
+    if connection.agreement is not None:
+        return AgreedRecord(connection.agreement, identity, source, known, limits)
+    own, clock = connection.buckets.own, connection.chain
+    landed = LandedRecord(clock, candidates, identity, source=source, own_bucket=own, limits=limits)
+    if connection.aggregator is None:
+        return landed
+    following = _following(connection, connection.aggregator, identity.digest, known, candidates)
+    return ManifestRecord(landed, clock, identity, source=source, limits=limits, following=following)
 
 
 def open_trail(connection: Connection, digest: bytes, chain: PatientChain, record: WindowRecord, folder: Path) -> Trail:
