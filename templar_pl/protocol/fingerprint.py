@@ -12,7 +12,9 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _BITS_AS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -24,7 +26,8 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
-_CPU_BLOCK = 2**16  # elements: half a MiB of int64 stays in a second-level cache
+_CPU_BLOCK = 2**15  # elements: what a block needs, 3/4 of a MiB, stays in a second-level cache
+_CPU_STEP = np.int64((_CPU_BLOCK * _GOLDEN + 2**63) % 2**64 - 2**63)  # from a place to that one block further on
 _DEVICE_BLOCK = 2**22  # elements: few launches, 32 MiB each for the two int64 values in use
 
 
@@ -77,10 +80,11 @@ def partial_sum(tensor: Tensor, offset: int = 0) -> Tensor:
     if offset < 0:
         raise ValueError(f"offset must be at least 0, got {offset}")
     bits = tensor.detach().contiguous().reshape(-1).view(_BITS_AS[tensor.element_size()])
-    block_numel = _CPU_BLOCK if bits.device.type == "cpu" else _DEVICE_BLOCK
+    if bits.device.type == "cpu":
+        return torch.from_numpy(_sum_in_numpy(bits.numpy(), offset)).reshape(())
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
-    for start in range(0, bits.numel(), block_numel):
-        total += _mix(bits[start : start + block_numel], offset + start).sum()
+    for start in range(0, bits.numel(), _DEVICE_BLOCK):
+        total += _mix(bits[start : start + _DEVICE_BLOCK], offset + start).sum()
     return total
 
 
@@ -94,6 +98,30 @@ def combine_sums(sums: Mapping[str, TensorSum]) -> bytes:
         digest.update(struct.pack(f"<I{len(entry.shape)}Q", len(entry.shape), *entry.shape))
         digest.update(struct.pack("<Q", entry.value % 2**64))
     return digest.digest()
+
+
+def _sum_in_numpy(bits: NDArray[np.signedinteger], offset: int) -> NDArray[np.int64]:
+    """Return (1,) the sum of what `_mix` makes of the elements.
+
+    Less than half the time of torch on a CPU: unsigned numbers are shifted as they are, and no block needs new memory.
+    """
+    size = min(len(bits), _CPU_BLOCK)
+    places = np.arange(offset, offset + size, dtype=np.int64)
+    places *= _GOLDEN
+    room = np.empty((2, size), dtype=np.uint64)
+    total = np.zeros(1, dtype=np.int64)
+    for start in range(0, len(bits), _CPU_BLOCK):
+        block = bits[start : start + _CPU_BLOCK]
+        mixed, shifted = room[:, : len(block)]
+        np.add(places[: len(block)], block, out=mixed.view(np.int64))
+        for shift, factor in ((30, _MIX_1), (27, _MIX_2), (31, None)):
+            np.right_shift(mixed, np.uint64(shift), out=shifted)
+            np.bitwise_xor(mixed, shifted, out=mixed)
+            if factor is not None:
+                np.multiply(mixed, np.uint64(factor % 2**64), out=mixed)
+        total += mixed.view(np.int64).sum()
+        places += _CPU_STEP
+    return total
 
 
 def _mix(bits: Tensor, offset: int) -> Tensor:

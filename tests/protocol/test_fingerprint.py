@@ -49,6 +49,21 @@ def test_a_sum_is_that_of_the_slow_reference(dtype: torch.dtype, numel: int, see
     assert int(partial_sum(tensor)) % 2**64 == slow_sum(tensor)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
+def test_a_sum_of_many_blocks_is_that_of_the_slow_reference(dtype: torch.dtype) -> None:
+    tensor = make_tensor(dtype, 100_003, seed=1)
+
+    assert int(partial_sum(tensor)) % 2**64 == slow_sum(tensor)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("dtype", REAL_DTYPES)
+def test_a_sum_is_the_same_on_cuda(dtype: torch.dtype) -> None:
+    tensor = make_tensor(dtype, 5_000_001, seed=1)
+
+    assert int(partial_sum(tensor.cuda(), 7)) == int(partial_sum(tensor, 7))
+
+
 @given(st.lists(st.integers(0, 200_000), max_size=4))
 def test_pieces_add_up_to_the_whole(cuts: list[int]) -> None:
     whole = make_tensor(torch.float32, 200_000, seed=0)
