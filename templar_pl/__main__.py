@@ -21,6 +21,8 @@ commands
                python -m templar_pl predict --config configs/miner.yaml --ckpt_path last --data.prompts prompts.txt
   score      judge what miners sent: publish records, a list of peers and checkpoints, set weights
                python -m templar_pl score --config configs/miner.yaml --config configs/validator.yaml
+  aggregate  say what each window of a run consisted of, so that others can follow and catch up; it trains nothing
+               python -m templar_pl aggregate --config configs/aggregator.yaml
   doctor     find what would stop a run before it begins: settings, wallet, keys of the bucket, chain, clock, disk
                python -m templar_pl doctor --config configs/miner.yaml
   audit      replay the windows of a run from what is stored, and find the first that does not agree
@@ -71,6 +73,10 @@ def main() -> int:
         from templar_pl.cli_audit import audit_command  # noqa: PLC0415 - see above
 
         return audit_command(arguments[1:])
+    if arguments[0] == "aggregate":
+        from templar_pl.cli_aggregate import aggregate_command  # noqa: PLC0415 - see above
+
+        return aggregate_command(arguments[1:])
     from templar_pl.cli import run_command  # noqa: PLC0415 - see above
 
     return run_command(arguments)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.roles.past_runs import PastRun
+
 
 @pytest.fixture
 def own_folder_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -19,3 +21,13 @@ def own_folder_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for logger, (level, handlers) in zip(loggers, before, strict=True):
         logger.setLevel(level)
         logger.handlers = handlers
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> PastRun:
+    """Nine windows are over. Three nodes sent in all of them, but count from the second one on."""
+    run = PastRun(tmp_path / "past")
+    for window in range(9):
+        for name in run.senders:
+            run.send(name, window)
+    return run
