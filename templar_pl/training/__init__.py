@@ -3,7 +3,7 @@
 from templar_pl.training.applying import exact_dtype
 from templar_pl.training.checkpoints import WindowCheckpoint
 from templar_pl.training.data_module import TemplarDataModule
-from templar_pl.training.local_network import LocalNetwork
+from templar_pl.training.local_network import LocalNetwork, LocalView
 from templar_pl.training.module import LlamaModule, refuse_small_vocabulary
 from templar_pl.training.network import Connection, Network, refuse_late_uploads, refuse_short_gathers
 from templar_pl.training.node_folder import NodeFolder
@@ -23,6 +23,7 @@ __all__ = [
     "ExchangeMixin",
     "LlamaModule",
     "LocalNetwork",
+    "LocalView",
     "Network",
     "NodeFolder",
     "Outlook",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +14,7 @@ from templar_pl.chain import (
     load_hotkey,
     load_or_create_hotkey,
     look_at_local_chain,
+    new_hotkey,
     read_local_chain,
     verify,
 )
@@ -25,6 +28,21 @@ from templar_pl.training.node_folder import NodeFolder
 from templar_pl.training.outlook import LocalOutlook
 from templar_pl.training.run_view import RunView, only_aggregator, peer_of
 from templar_pl.units import Block, Hotkey, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalView:
+    """A run as somebody sees it who takes no part in it."""
+
+    run: str
+    """First part of every object key."""
+
+    chain: LocalChain
+    """Open; of a hotkey that is not registered."""
+
+    buckets: LocalBuckets | R2Buckets
+    hotkeys: Mapping[str, Hotkey]
+    """Name -> hotkey of the keys that were asked for."""
 
 
 class LocalNetwork:
@@ -105,6 +123,46 @@ class LocalNetwork:
             close=lambda: None,
         )
 
+    def found(
+        self, digest: bytes, window: WindowConfig, *, nodes: Mapping[str, bool | None], wait_s: float
+    ) -> LocalView:
+        """Make the chain and the keys of a run whose nodes are still to be started, and look on.
+
+        Window 0, in which nobody can send, lasts `wait_s` seconds longer than the others, so that all can be there for
+        the first window that counts. Whoever looks on closes the chain.
+
+        Args:
+            digest: 32 bytes, of the settings and parameter shapes all nodes of the run share.
+            window: length of a window and its exchange.
+            nodes: name of each hotkey -> whether it sends payloads; they get uids in this order, from 0 on. None: it
+                registers when it comes.
+            wait_s: seconds, 0 or more.
+
+        Raises:
+            ConfigError: there is a chain already, its windows do not end by the clock, or buckets are no folders.
+            ChainError: the disk fails.
+        """
+        config = self._chain_config(window)
+        if config.pace != "wall" or self._r2 is not None:
+            raise ConfigError("to wait for nodes a run needs chain.pace wall and store.kind local")
+        if self._chain_file.exists():
+            raise ConfigError(f"{self._chain_file} is there already: name another folder by --store.root")
+
+        signers = {name: load_or_create_hotkey(self._hotkeys, name) for name in nodes}
+        for name, sends in nodes.items():
+            if sends is None:
+                continue
+            # Its genesis is that of the clock of whoever makes it.
+            later = LocalChain(
+                self._chain_file, signers[name], config, run=digest.hex(), now=lambda: time.time() + wait_s
+            )
+            try:
+                later.open()
+                later.register(sends=sends)
+            finally:
+                later.close()
+        return self._view(digest, config, {name: signer.hotkey for name, signer in signers.items()})
+
     def _connect(self, digest: bytes, window: WindowConfig, lock: IO[str], *, sends: bool) -> Connection:
         signer = load_or_create_hotkey(self._hotkeys, self._hotkey)
         aggregator, validator = followed(self._follow, self._hotkeys)
@@ -133,6 +191,13 @@ class LocalNetwork:
             validator=validator,
             manifest_wait_s=self._follow.wait_s,
         )
+
+    def _view(self, digest: bytes, config: LocalChainConfig, hotkeys: Mapping[str, Hotkey]) -> LocalView:
+        nobody = new_hotkey()
+        chain = LocalChain(self._chain_file, nobody, config, run=digest.hex())
+        chain.open()
+        run, buckets = self._place(chain.timestamp(Block(0)), nobody.hotkey)
+        return LocalView(run=run, chain=chain, buckets=buckets, hotkeys=hotkeys)
 
     @property
     def _hotkeys(self) -> Path:

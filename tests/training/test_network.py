@@ -131,3 +131,48 @@ def test_whoever_is_named_must_be_in_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="is not registered in this run"):
         LocalNetwork(str(tmp_path), follow=FollowConfig(aggregator="stranger")).view(bytes(32), WindowConfig())
+
+
+WALL = LocalChainConfig(pace="wall", seconds_per_block=1000.0, record_windows=False)
+WINDOW = WindowConfig(blocks_per_window=1, time_window_delta_seconds=2.0, gather_timeout_seconds=5.0)
+
+
+def test_a_founded_run_waits_in_window_0_and_has_uids_in_the_order_of_the_names(tmp_path: Path) -> None:
+    nodes = {"one": True, "two": True, "writer": False, "later": None}
+    network = LocalNetwork(str(tmp_path), chain=WALL)
+
+    view = network.found(bytes(32), WINDOW, nodes=nodes, wait_s=5000.0)
+
+    uids = {peer.hotkey: uid for uid, peer in view.chain.peers().items()}
+    assert [uids.get(view.hotkeys[name]) for name in nodes] == [0, 1, 2, None]
+    assert list(view.chain.candidates(Window(1))) == [0, 1]
+    assert view.chain.window() == 0
+    assert 5990.0 < view.chain.seconds_left(Window(0)) <= 6000.0
+    view.chain.close()
+
+
+def test_a_node_joins_a_founded_run_as_who_it_was_registered_and_whoever_looks_on_sees_its_bucket(
+    tmp_path: Path,
+) -> None:
+    view = LocalNetwork(str(tmp_path), chain=WALL).found(
+        bytes(32), WINDOW, nodes={"one": True, "two": True}, wait_s=100.0
+    )
+
+    connection = LocalNetwork(str(tmp_path), hotkey="two", chain=WALL).open(bytes(32), WINDOW)
+    connection.buckets.own().put(f"{connection.run}/note", b"words")
+
+    address = view.chain.peers()[connection.uid].address
+    assert (connection.uid, connection.run, connection.hotkey) == (1, view.run, view.hotkeys["two"])
+    assert view.buckets.of(address).get(f"{view.run}/note", max_bytes=10) == b"words"
+    connection.close()
+    view.chain.close()
+
+
+def test_a_run_is_founded_once_and_only_where_windows_end_by_the_clock(tmp_path: Path) -> None:
+    network = LocalNetwork(str(tmp_path), chain=WALL)
+    network.found(bytes(32), WINDOW, nodes={"one": True}, wait_s=1.0).chain.close()
+
+    with pytest.raises(ConfigError, match="is there already: name another folder"):
+        network.found(bytes(32), WINDOW, nodes={"one": True}, wait_s=1.0)
+    with pytest.raises(ConfigError, match=r"needs chain\.pace wall"):
+        LocalNetwork(str(tmp_path), "other").found(bytes(32), WINDOW, nodes={"one": True}, wait_s=1.0)
