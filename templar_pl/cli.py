@@ -67,6 +67,9 @@ class SavePublicConfig(SaveConfigCallback):
 class TemplarCLI(LightningCLI):
     """Commands `fit`, `validate`, `test` and `predict` with the groups of hparams.json and of this node."""
 
+    strategy_class: type[TemplarStrategy] = TemplarStrategy
+    """What takes part in the windows."""
+
     def __init__(self, arguments: Sequence[str], console: Console, **lightning: Any) -> None:
         """Parse `arguments` and run the command they name.
 
@@ -164,7 +167,7 @@ class TemplarCLI(LightningCLI):
         return run_numbers({name: self._setting(name) for name in SECTIONS}, all_peers=self._setting("test"))
 
     def _strategy(self, network: Network, hparams: HParams) -> TemplarStrategy:
-        return TemplarStrategy(
+        return self.strategy_class(
             network,
             compression=hparams.compression,
             window=hparams.window,

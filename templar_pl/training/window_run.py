@@ -70,6 +70,11 @@ class WindowRun:
         return self._is_between and not self.lost
 
     @property
+    def is_open(self) -> bool:
+        """Whether the network is open."""
+        return self._opened is not None
+
+    @property
     def opened(self) -> OpenRun:
         """The open network. Raises `RuntimeError` before `open`."""
         if self._opened is None:
