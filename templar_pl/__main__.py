@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 HELP = """\
 usage: python -m templar_pl COMMAND [--config FILE ...] [options]
@@ -27,6 +28,8 @@ commands
                python -m templar_pl doctor --config configs/miner.yaml
   audit      replay the windows of a run from what is stored, and find the first that does not agree
                python -m templar_pl audit --config configs/miner.yaml
+  swarm      a whole network on this machine: miners, a validator and an aggregator, kept alive and judged
+               python -m templar_pl swarm --config configs/swarm.yaml --miners 4
   compress-report
              what a window costs a model in bytes, seconds and memory, beside fp32 and the entropy bound
                python -m templar_pl compress-report --model hparams.json
@@ -47,6 +50,20 @@ short options of all but the last, after the command
 """
 
 
+COMMANDS = {
+    "adversary": ("templar_pl.cli_adversary", "adversary_command"),
+    "aggregate": ("templar_pl.cli_aggregate", "aggregate_command"),
+    "audit": ("templar_pl.cli_audit", "audit_command"),
+    "compress-report": ("templar_pl.roles.compress_report", "run_compress_report"),
+    "doctor": ("templar_pl.cli_doctor", "doctor_command"),
+    "score": ("templar_pl.cli_score", "score_command"),
+    "swarm": ("templar_pl.cli_swarm", "swarm_command"),
+}
+"""Command that is not Lightning's -> module and function, which takes the other arguments and returns the exit code.
+
+They are imported when they are asked for: torch and Lightning take seconds, and `--help` needs neither."""
+
+
 def main() -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:]
@@ -56,28 +73,10 @@ def main() -> int:
     # Read when torch is loaded. Threads that spin while they wait for one another cost everything where cores are
     # shared: with a second program on two cores a window of the toy model took 2.6 to 11.7 s, sleeping 0.6 to 1.1 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Imported here: torch and Lightning take seconds, and `--help` needs neither.
-    if arguments[0] == "compress-report":
-        from templar_pl.roles.compress_report import run_compress_report  # noqa: PLC0415 - see above
-
-        return run_compress_report(arguments[1:])
-    if arguments[0] == "score":
-        from templar_pl.cli_score import score_command  # noqa: PLC0415 - see above
-
-        return score_command(arguments[1:])
-    if arguments[0] == "doctor":
-        from templar_pl.cli_doctor import doctor_command  # noqa: PLC0415 - see above
-
-        return doctor_command(arguments[1:])
-    if arguments[0] == "audit":
-        from templar_pl.cli_audit import audit_command  # noqa: PLC0415 - see above
-
-        return audit_command(arguments[1:])
-    if arguments[0] == "aggregate":
-        from templar_pl.cli_aggregate import aggregate_command  # noqa: PLC0415 - see above
-
-        return aggregate_command(arguments[1:])
-    from templar_pl.cli import run_command  # noqa: PLC0415 - see above
+    if arguments[0] in COMMANDS:
+        module, function = COMMANDS[arguments[0]]
+        return getattr(import_module(module), function)(arguments[1:])
+    from templar_pl.cli import run_command  # noqa: PLC0415 - as COMMANDS says
 
     return run_command(arguments)
 
