@@ -150,8 +150,10 @@ class CatchUp:
         if self.jump(goal):
             return
         past = self._look_back(goal)
-        if past.standing is not None and past.standing.manifest.before != self._claimed.now():
-            self._leave(past.window, "the parameters are not those that its manifest is about")
+        before = None if past.standing is None else past.standing.manifest.before
+        if before is not None and before != (mine := self._claimed.now()):
+            is_not = f"those of this node are {mine.hex()[:16]}"
+            self._leave(past.window, f"the manifest is of parameters {before.hex()[:16]}, {is_not}")
         elif past.standing is not None and past.aggregate is not None and past.window not in self._distrusted:
             self._apply_aggregate(past, past.standing, past.aggregate)
         else:

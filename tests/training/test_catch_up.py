@@ -198,7 +198,7 @@ def test_parameters_that_are_not_those_of_the_others_are_replaced(
     run.catch_up(model, collect=never).follow(lambda: run.opened)
 
     assert_is_live(model, run)
-    assert f"window {START + 5}: the parameters are not those that its manifest is about" in caplog.text
+    assert f"window {START + 5}: the manifest is of parameters {run.prints[5].hex()[:16]}, those of" in caplog.text
 
 
 def test_a_window_that_nothing_is_left_of_is_passed_by_a_later_checkpoint(tmp_path: Path) -> None:
