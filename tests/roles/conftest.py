@@ -27,7 +27,5 @@ def own_folder_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 def past(tmp_path: Path) -> PastRun:
     """Nine windows are over. Three nodes sent in all of them, but count from the second one on."""
     run = PastRun(tmp_path / "past")
-    for window in range(9):
-        for name in run.senders:
-            run.send(name, window)
+    run.send_all(9)
     return run

@@ -163,6 +163,12 @@ class PastRun:
         self._store = folder / "run" / f"store-{int(1000 * self.birth)}"
         self.senders = {name: self.join(name) for name in names}
 
+    def send_all(self, windows: int) -> None:
+        """Put the payloads of all senders for so many windows."""
+        for window in range(windows):
+            for name in self.senders:
+                self.send(name, window)
+
     def send(self, name: str, window: int, *, after_s: float = 0.5, key: str | None = None) -> bytes:
         """Put a payload so many seconds after the end of its window; return it."""
         sender = self.senders[name]
