@@ -21,7 +21,7 @@ commands
   predict    continue the prompts of a text file, one a line
                python -m templar_pl predict --config configs/miner.yaml --ckpt_path last --data.prompts prompts.txt
   score      judge what miners sent: publish records, a list of peers and checkpoints, set weights
-               python -m templar_pl score --config configs/miner.yaml --config configs/validator.yaml
+               python -m templar_pl score --config configs/validator.yaml --follow.aggregator aggregator
   aggregate  say what each window of a run consisted of, so that others can follow and catch up; it trains nothing
                python -m templar_pl aggregate --config configs/aggregator.yaml
   doctor     find what would stop a run before it begins: settings, wallet, keys of the bucket, chain, clock, disk

@@ -13,7 +13,7 @@ from tests.end_to_end.node import TINY
 pytestmark = pytest.mark.usefixtures("own_folder_and_log")
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CHOSEN = ["--config", str(CONFIGS / "miner.yaml"), "--config", str(CONFIGS / "validator.yaml"), *TINY]
+CHOSEN = ["--config", str(CONFIGS / "validator.yaml"), *TINY]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class CatchUpMeter:
         now = self._now()
         if self._since is None:
             self._since, self._logged_at, self._done = (now, goal), now, 0
-            log.info("window %d: %d window(s) behind, catching up", window, goal - window)
+            log.log(_level(goal - window), "window %d: %d window(s) behind, catching up", window, goal - window)
         status = self._status(window, goal, now)
         if now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now
@@ -95,7 +95,9 @@ class CatchUpMeter:
         """Tell that the node is with the others, or gives up."""
         if self._since is not None:
             seconds = self._now() - self._since[0]
-            log.info("window %d: caught up %d window(s) in %s", window, self._done, _duration(seconds))
+            log.log(
+                _level(self._done), "window %d: caught up %d window(s) in %s", window, self._done, _duration(seconds)
+            )
             self._since = None
             self._watch(None)
 
@@ -137,6 +139,11 @@ class CatchUpBar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _level(windows: int) -> int:
+    """Return how loudly to tell of so many windows: who trains nothing catches up by one in every window."""
+    return logging.INFO if windows > 1 else logging.DEBUG
 
 
 def _duration(seconds: float) -> str:

@@ -100,3 +100,14 @@ def test_the_bar_is_drawn_on_a_terminal_only(is_terminal: bool, is_drawn: bool) 
 
 def test_long_times_are_told_in_hours() -> None:
     assert "in step in 2 h 5 min" in CatchUpStatus(Window(0), Window(9), 1, 1.0, 7530.0).words()
+
+
+def test_a_single_window_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    meter = CatchUpMeter(now=lambda: 0.0)
+
+    with caplog.at_level(logging.INFO, logger="templar_pl"):
+        meter.show(Window(3), Window(4))
+        meter.count()
+        meter.stop(Window(4))
+
+    assert caplog.text == ""
