@@ -37,7 +37,8 @@ class Request:
     """One object of one peer."""
 
     open_bucket: Callable[[], BucketReader]
-    """Returns the peer's bucket without asking it anything; a `StoreError` is final (a malformed address)."""
+    """Returns the peer's bucket without asking it anything; a `StoreError` says that its address is malformed, so that
+    nothing of it can be had: MISSING."""
 
     key: str
     size: int
@@ -221,8 +222,8 @@ class _Downloads:
     def _ask(self, uid: Uid) -> None:
         try:
             bucket = self._requests[uid].open_bucket()
-        except StoreError as error:
-            self._settle(uid, error)
+        except StoreError as error:  # its address is malformed, which is its own doing and no outage
+            self._settle(uid, _refusal(self._requests[uid], Fault.MISSING, str(error)))
             return
         try:
             answer = self._fetch(bucket, self._requests[uid])

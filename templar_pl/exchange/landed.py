@@ -115,7 +115,7 @@ class LandedRecord:
         miss = miss_of(published.modified, interval)
         if miss is not None and miss[0] is Fault.EARLY:
             log.warning("%s: %s: the clock of this machine is ahead of the store's. Set it (NTP)", key, miss[1])
-            threading.Event().wait(interval[0] - published.modified)
+            self._wait_for(outgoing.window, interval[0] - published.modified)
             bucket = self._own_bucket()
             bucket.put(key, outgoing.data)
             miss = miss_of(bucket.head(key).modified, interval)
@@ -205,11 +205,23 @@ class LandedRecord:
                 )
             log.warning("window %d: the store answers for no peer, asking again: %s", window, unanswered[0])
             self._limits.check_interrupt()
+            threading.Event().wait(min(SLICE_S, max(0.0, give_up - time.monotonic())))
         if not (was_silent and unanswered):
             return gathered
         log.info("window %d: the store answers again, asking for the other %d peer(s)", window, len(unanswered))
         silent = {uid: peers[uid] for uid, error in gathered.skipped.items() if isinstance(error, StoreError)}
         return _merge(gathered, self._source.fetch(window, silent, interval=interval))
+
+    def _wait_for(self, window: Window, seconds: float) -> None:
+        """Wait until the store's clock is as far. Raises `ChainError` if uploads are over before."""
+        if seconds > self.seconds_to_put(window):
+            raise ChainError(
+                f"window {window}: the clock of this machine is {seconds:.0f} s ahead of the store's. Set it (NTP)"
+            )
+        give_up = time.monotonic() + seconds
+        while (left_s := give_up - time.monotonic()) > 0:
+            self._limits.check_interrupt()
+            threading.Event().wait(min(SLICE_S, left_s))
 
     def _wait_until_over(self, window: Window) -> None:
         start = time.monotonic()

@@ -164,8 +164,11 @@ class StoreAudit:
 
     def _payload(self, manifest: Manifest, uid: Uid, peer: Peer | None) -> Payload | Finding:
         """Return a payload that is listed and in order, or why it is not to be had."""
+        is_kept = self._is_kept(manifest.window)
         if peer is None or not peer.address:
-            return Finding(Verdict.GONE, f"uid {uid} is not registered any more, its bucket is not known")
+            # Else a payload of somebody who never was would stand for any update.
+            words = f"uid {uid} is not registered, its bucket is not known"
+            return Finding(Verdict.UNKNOWN if is_kept else Verdict.GONE, words)
         try:
             data = self._get(peer, manifest.window)
             if (sha256 := hashlib.sha256(data).digest()) != (listed := manifest.payloads[uid]):
@@ -176,7 +179,7 @@ class StoreAudit:
         except (OversizedError, PayloadError) as error:
             return Finding(Verdict.DIFFERS, f"uid {uid} is listed: {error}")
         except StoreError as error:
-            return Finding(Verdict.DOUBT, f"uid {uid} cannot be read: {error}")
+            return Finding(Verdict.UNKNOWN if is_kept else Verdict.GONE, f"uid {uid} cannot be read: {error}")
 
     def _absence(self, window: Window, uid: Uid) -> Finding:
         """Say whether a payload that is not there may have been deleted by its owner."""

@@ -13,7 +13,7 @@ from templar_pl.exchange.network_checkpoints import Fetched, Source, Wanted, fet
 from templar_pl.protocol.checkpoint import Checkpoint
 from templar_pl.protocol.model_state import ModelState
 from templar_pl.training.past_windows import in_background, wait_for
-from templar_pl.training.trail import Trail
+from templar_pl.training.trail import Trail, name_of
 from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
@@ -85,16 +85,14 @@ class NetworkRestart:
     def _newest_first(self, model: Loadable, since: Window) -> list[Source]:
         """Return who names a checkpoint that is new enough, or none though it may have some; the newest one's first."""
         found: list[tuple[Window, Source]] = []
-        try:
-            sources = self._trail.sources()
-        except StoreError as error:
-            self._reasons.append(str(error))
-            return []
-        for source in sources:
+        for leader in self._trail.leaders():
+            if not leader.address:
+                continue
             try:
+                source = self._trail.source(leader)
                 newest = latest_window(source, self._wanted(model, source, since, None))
             except StoreError as error:
-                self._reasons.append(f"{source.name}: {error}")
+                self._reasons.append(f"{name_of(leader)}: {error}")
                 continue
             if newest is None or newest >= since:
                 found.append((Window(-1) if newest is None else newest, source))
@@ -118,7 +116,7 @@ class NetworkRestart:
                 raise
             else:
                 log.info("window %d: loaded the checkpoint of %s", found.checkpoint.window, source.name)
-                found.discard()
+                _discard(found)
                 return found.checkpoint
         raise CheckpointError(f"{MAX_LOADS} checkpoints could not be loaded", fault=Fault.CONTENT)
 
@@ -166,3 +164,11 @@ def _said(aggregates: AggregateSource, window: Window, *, is_after: bool) -> byt
     except (DocumentError, StoreError):
         return None
     return manifest.after if is_after else manifest.before
+
+
+def _discard(found: Fetched) -> None:
+    """Delete the files of a checkpoint that is loaded; those that cannot be deleted now are by the next fetch."""
+    try:
+        found.discard()
+    except StoreError as error:
+        log.warning("%s", error)

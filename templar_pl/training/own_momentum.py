@@ -39,6 +39,13 @@ class OwnMomentum:
             momentum.zero_()
         self.place = NEVER
 
+    def go_to(self, applied: int) -> None:
+        """Go on from a checkpoint of so many windows, knowing of all that was sent.
+
+        Windows behind it that it knows of already are not trained again: their gradients would count twice.
+        """
+        self.place = max(self.place, applied)
+
     def to_rebuild(self, record: WindowRecord, window: Window, applied: int) -> Payload | None:
         """Return what this node sent for a window of the past, if the momentum can be rebuilt by training it again.
 

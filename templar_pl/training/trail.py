@@ -47,10 +47,11 @@ class Trail:
             return None
         return AggregateSource(self.buckets, peer, self.run, self.digest, self.verify)
 
-    def sources(self) -> list[Source]:
-        """Return whose checkpoints can be fetched. Raises `StoreError` if an address is malformed."""
-        return [
-            Source(f"peer {peer.uid} ({peer.hotkey})", peer.public_key, self.buckets.of(peer.address))
-            for peer in self.leaders()
-            if peer.address
-        ]
+    def source(self, leader: Peer) -> Source:
+        """Return where the checkpoints of a leader are. Raises `StoreError` if its address is malformed."""
+        return Source(name_of(leader), leader.public_key, self.buckets.of(leader.address))
+
+
+def name_of(peer: Peer) -> str:
+    """Return what a peer is called in messages."""
+    return f"peer {peer.uid} ({peer.hotkey})"

@@ -278,7 +278,7 @@ class WindowRun:
             if not self.lost and 0 < applied <= self.applied:
                 self.resynchronisations += 1
             if self._has_begun and self.momentum.place != NEVER:
-                self.momentum.place = applied
+                self.momentum.go_to(applied)
             else:
                 self.momentum.forget()
             self.lost = ""

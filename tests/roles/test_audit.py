@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,23 +206,35 @@ def test_a_payload_that_landed_late_was_rightly_left_out(world: World) -> None:
     assert world.audit()[2].findings[Check.LEFT_OUT].verdict == Verdict.AGREES
 
 
-def test_a_uid_that_is_not_registered_any_more_is_judged_by_the_aggregate(world: World) -> None:
-    peers = {uid: peer for uid, peer in world.peers().items() if uid != 1}
-
-    audited = world.audit(view=world.view(peers))
-
-    assert first_fault(audited) is None
-    assert "uid 1 is not registered any more" in audited[0].findings[Check.PAYLOADS].words
+UNREACHABLE: dict[str, Callable[[Peer], Peer | None]] = {
+    "uid 1 is not registered": lambda _: None,
+    "uid 1 cannot be read": lambda peer: replace(peer, address="no/bucket"),
+}
 
 
-def test_a_bucket_that_cannot_be_read_is_odd_and_no_proof(world: World) -> None:
-    peers = {uid: replace(p, address="no/bucket") if uid == 1 else p for uid, p in world.peers().items()}
+@pytest.mark.parametrize("words", list(UNREACHABLE))
+def test_an_aggregate_does_not_stand_for_payloads_that_must_still_be_there(world: World, words: str) -> None:
+    audited = world.audit(view=world.view(without_uid_1(world, words)))
 
-    audited = world.audit(view=world.view(peers))
+    found = first_fault(audited)
+    assert found is not None
+    assert found.window == START
+    assert found.findings[Check.PAYLOADS].verdict == Verdict.UNKNOWN
+    assert words in found.findings[Check.PAYLOADS].words
 
-    assert first_fault(audited) is None
-    assert audited[0].findings[Check.PAYLOADS].verdict == Verdict.DOUBT
-    assert summary(audited) == f"windows {START}..{START + 11} agree; in 12 of them something is odd"
+
+@pytest.mark.parametrize("words", list(UNREACHABLE))
+def test_an_aggregate_stands_for_payloads_that_nobody_keeps_any_more(world: World, words: str) -> None:
+    audited = world.audit(view=world.view(without_uid_1(world, words)), keep_windows=3)
+
+    assert audited[0].findings[Check.PAYLOADS].verdict == Verdict.GONE
+    assert audited[0].findings[Check.FINGERPRINT].verdict == Verdict.AGREES
+
+
+def without_uid_1(world: World, words: str) -> dict[Uid, Peer]:
+    """Return the register as somebody sees it who cannot reach uid 1."""
+    seen = {uid: UNREACHABLE[words](peer) if uid == 1 else peer for uid, peer in world.peers().items()}
+    return {uid: peer for uid, peer in seen.items() if peer is not None}
 
 
 def test_a_validators_checkpoints_are_compared_too(world: World) -> None:

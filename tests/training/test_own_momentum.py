@@ -101,3 +101,27 @@ def test_the_place_and_the_coefficients_are_saved_together(miner: Miner) -> None
 
     assert momentum.place == 7
     assert equal(miner.momentum(), left)
+
+
+def test_a_node_that_goes_back_trains_nothing_again_that_its_momentum_knows(miner: Miner) -> None:
+    sent = miner.send()
+    momentum = OwnMomentum(miner.codec, rebuild_windows=10)
+    momentum.place = 3
+
+    momentum.go_to(1)
+
+    record = miner.record
+    assert record.own_payload(NOW) is not None, "this window would be trained again if it were asked for"
+    assert [momentum.to_rebuild(record, NOW, applied) for applied in (1, 2)] == [None, None]
+    rebuilt = momentum.to_rebuild(record, NOW, 3)
+    assert rebuilt is not None
+    assert rebuilt.header == sent.payload.header
+
+
+def test_a_node_that_goes_ahead_knows_of_all_that_it_sent_before(miner: Miner) -> None:
+    momentum = OwnMomentum(miner.codec, rebuild_windows=10)
+    momentum.place = 3
+
+    momentum.go_to(7)
+
+    assert momentum.place == 7
