@@ -26,6 +26,9 @@ close, which it waits for (GRACE_S of exchange/record.py) and gathers."""
 PATIENCE_WINDOWS = 8
 """Windows after the last counted one for which who has not told of it yet is waited for; a validator is some behind."""
 
+MOST_WAITED_WINDOWS = 20
+"""Windows of the run after which a swarm ends in which not all miners have sent anything yet."""
+
 _TICK_S = 0.5
 
 
@@ -139,9 +142,9 @@ class Swarm:
                 node.program.start()
 
     def _find_first(self, history: History) -> Window | None:
-        """Return the first window in which all miners took part that were there from the start."""
+        """Return the first window for which all miners sent something that were there from the start."""
         there = [
-            {window for window, report in history.reports.get(uid, {}).items() if not report.put_failed}
+            {window for window, report in history.reports.get(uid, {}).items() if report.bytes_up}
             for uid in (history.uid_of(node.hotkey) for node in self._miners if node.member.joins_at is None)
             if uid is not None
         ]
@@ -151,7 +154,7 @@ class Swarm:
     def _is_over(self, history: History) -> bool:
         """Whether all is known of the last counted window, or nothing more is to be expected."""
         if self.first is None:
-            return False
+            return history.window > MOST_WAITED_WINDOWS
         last = self._last(self.first)
         if history.window > last + PATIENCE_WINDOWS:
             return True
