@@ -33,6 +33,9 @@ from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
 
+LATE_AGGREGATES = 2
+"""Windows behind the goal at which an aggregate that is not there may still be on its way: it follows its manifest."""
+
 
 class Target(Protocol):
     """A model that follows a run; `Replica` is one."""
@@ -117,12 +120,17 @@ class CatchUp:
             reason: what is wrong, for the log.
 
         Raises:
-            OutOfSyncError: there is no checkpoint that can be used.
+            OutOfSyncError: there is no checkpoint that can be used, or the store failed for `patience_s`.
         """
         self._is_careful = True
         log.warning("%s: starting anew from a checkpoint of the network", reason)
-        if not self.restart(is_lost=True):
-            raise OutOfSyncError(f"{reason}, and no checkpoint of the network can be used: {self._network.reasons}")
+        give_up = time.monotonic() + self._limits.patience_s
+        while not self.restart(is_lost=True):
+            why = self._network.reasons
+            if not self._network.is_outage or time.monotonic() >= give_up:
+                raise OutOfSyncError(f"{reason}, and no checkpoint of the network can be used: {why}")
+            log.warning("the store fails, asking again for a checkpoint: %s", why)
+            self._pause()
 
     def follow(self, now: Callable[[], Window]) -> None:
         """Apply all windows before the one that `now` returns, which is asked again before each of them.
@@ -251,12 +259,18 @@ class CatchUp:
             return
         now = time.monotonic()
         self._failing_since = self._failing_since or now
-        if not past.is_outage or now - self._failing_since > self._limits.patience_s:
+        # The aggregate of a window that is hardly over may still be on its way.
+        may_come = past.is_outage or (past.standing is not None and goal - past.window <= LATE_AGGREGATES)
+        if not may_come or now - self._failing_since > self._limits.patience_s:
             raise OutOfSyncError(
                 f"window {past.window} cannot be applied. {past.missing}. Payloads: {error}. Later checkpoints: "
                 f"{self._network.reasons}"
             ) from error
-        log.warning("window %d: the store fails, asking again: %s", past.window, past.missing)
+        log.warning("window %d: asking again: %s", past.window, past.missing)
+        self._pause()
+
+    def _pause(self) -> None:
+        self._limits.check_interrupt()
         threading.Event().wait(SLICE_S)
 
     def _leave(self, window: Window, reason: str) -> None:

@@ -12,7 +12,7 @@ from templar_pl.exchange.aggregates import AggregateSource
 from templar_pl.exchange.network_checkpoints import Fetched, Source, Wanted, fetch_latest, latest_window
 from templar_pl.protocol.checkpoint import Checkpoint
 from templar_pl.protocol.model_state import ModelState
-from templar_pl.training.past_windows import in_background, wait_for
+from templar_pl.training.past_windows import in_background, is_outage, wait_for
 from templar_pl.training.trail import Trail, name_of
 from templar_pl.units import Window
 
@@ -48,6 +48,8 @@ class NetworkRestart:
         self._trail, self._check_interrupt = trail, check_interrupt
         self._refused: set[tuple[bytes, Window]] = set()
         self._reasons: list[str] = []
+        self.is_outage = False
+        """Whether the last try loaded nothing and may only have met a store that fails."""
 
     @property
     def reasons(self) -> str:
@@ -68,7 +70,7 @@ class NetworkRestart:
         Raises:
             OutOfSyncError: loading failed half-way, and no other can be used: the model must not be.
         """
-        self._reasons = []
+        self._reasons, self.is_outage = [], False
         broken: OutOfSyncError | None = None
         for source in self._newest_first(model, since):
             try:
@@ -77,6 +79,7 @@ class NetworkRestart:
                 broken = error
                 self._reasons.append(f"{source.name}: {error}")
             except (CheckpointError, StoreError) as error:
+                self.is_outage = self.is_outage or is_outage(error)
                 self._reasons.append(" ".join(str(error).splitlines()))
         if broken is not None:
             raise broken
@@ -92,6 +95,7 @@ class NetworkRestart:
                 source = self._trail.source(leader)
                 newest = latest_window(source, self._wanted(model, source, since, None))
             except StoreError as error:
+                self.is_outage = self.is_outage or is_outage(error)
                 self._reasons.append(f"{name_of(leader)}: {error}")
                 continue
             if newest is None or newest >= since:

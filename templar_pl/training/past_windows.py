@@ -103,11 +103,11 @@ class PastWindows:
         try:
             standing = self._source.fetch_manifest(window)
         except (DocumentError, StoreError) as error:
-            return PastWindow(window, missing=f"manifest: {error}", is_outage=_is_outage(error))
+            return PastWindow(window, missing=f"manifest: {error}", is_outage=is_outage(error))
         try:
             return PastWindow(window, standing, self._fetch_aggregate(standing))
         except (AggregateError, DocumentError, StoreError) as error:
-            return PastWindow(window, standing, missing=f"aggregate: {error}", is_outage=_is_outage(error))
+            return PastWindow(window, standing, missing=f"aggregate: {error}", is_outage=is_outage(error))
 
     def _fetch_aggregate(self, standing: StandingManifest) -> Path:
         """Fetch the aggregate and read all of it once, so that nothing malformed is found while it is applied."""
@@ -142,5 +142,6 @@ def wait_for(call: BackgroundCall[T], check_interrupt: Callable[[], None]) -> T:
             check_interrupt()
 
 
-def _is_outage(error: Exception) -> bool:
+def is_outage(error: Exception) -> bool:
+    """Return whether an error tells nothing but that a store fails: what was asked for may be there all the same."""
     return isinstance(error, StoreError) and not isinstance(error, ObjectMissingError)

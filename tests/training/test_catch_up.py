@@ -327,6 +327,50 @@ def test_a_store_that_goes_on_failing_is_an_error(tmp_path: Path) -> None:
     assert model.applied == 0
 
 
+def test_a_lost_node_asks_a_store_that_fails_again_for_a_checkpoint(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path, checkpoints=(4,)).go_on(6), new_replica(seed=3)
+    run.patience_s = 60.0
+    buckets = Failing(LocalBuckets(tmp_path / "store", "joiner"), 5)  # more often than there are leaders to ask
+    catch_up = run.catch_up(model, collect=never, buckets=buckets)
+
+    catch_up.recover("the parameters are wrong")
+
+    assert model.applied == 4
+    catch_up.follow(lambda: run.opened)
+    assert_is_live(model, run)
+
+
+def test_a_lost_node_whose_store_goes_on_failing_gives_up(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path, checkpoints=(4,)).go_on(6), new_replica(seed=3)
+    run.patience_s = 0.5
+    buckets = Failing(LocalBuckets(tmp_path / "store", "joiner"), 10**9)
+
+    with pytest.raises(OutOfSyncError, match=r"no checkpoint of the network can be used.*the store does not answer"):
+        run.catch_up(model, buckets=buckets).recover("the parameters are wrong")
+
+
+def test_an_aggregate_that_is_on_its_way_is_waited_for_if_a_payload_cannot_be_had(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path).go_on(3), new_replica()
+    run.patience_s = 60.0
+    late = {path: path.read_bytes() for path in (tmp_path / "store").rglob(f"aggregate/{START + 2:09d}.*")}
+    for path in late:
+        path.unlink()
+    asked = [0]
+
+    def collect(window: Window) -> Collected:
+        asked[0] += 1
+        if asked[0] == 2:
+            for path, data in late.items():
+                path.write_bytes(data)
+        raise OutOfSyncError("a payload is gone")
+
+    assert len(late) == 2
+    run.catch_up(model, collect=collect).follow(lambda: run.opened)
+
+    assert asked[0] == 2
+    assert_is_live(model, run)
+
+
 def test_an_aggregator_that_nobody_registered_is_said_to_be_missing(tmp_path: Path) -> None:
     run, model = PastRun(tmp_path).go_on(1), new_replica()
 
