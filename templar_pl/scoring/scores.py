@@ -57,13 +57,15 @@ def beyond_chance(indicator: float, observations: int, alpha: float) -> float:
     """Return how far a moving average is above what a fair coin would reach, at least 0.
 
     After n tosses of -1 or 1 the average has the variance alpha / (2 - alpha) * (1 - (1 - alpha)**(2n)); whoever does
-    not train on the assigned pages tosses a coin.
+    not train on the assigned pages tosses a coin. A single toss is never beyond chance, though rounding may say so.
 
     Args:
         indicator: moving average of the binary indicator, from 0 on; -1..1.
         observations: how many it is made of, at least 0.
         alpha: weight of the newest one, 0 < alpha <= 1.
     """
+    if observations < 2:
+        return 0.0
     variance = alpha / (2 - alpha) * (1 - (1 - alpha) ** (2 * observations))
     return max(0.0, indicator - CHANCE_DEVIATIONS * math.sqrt(variance))
 

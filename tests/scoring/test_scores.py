@@ -111,7 +111,7 @@ def test_two_good_windows_with_the_default_average() -> None:
     assert moving_average(moving_average(0.0, 1, 0.05), 1, 0.05) == pytest.approx(0.0975)
 
 
-@given(st.integers(0, 8), st.floats(0.01, 1))
+@given(st.integers(2, 8), st.floats(0.01, 1))
 def test_the_bound_of_chance_is_the_deviation_over_all_tosses(tosses: int, alpha: float) -> None:
     outcomes = []
     for number in range(2**tosses):
@@ -132,7 +132,7 @@ def test_a_higher_indicator_is_never_less_beyond_chance(first: float, second: fl
 
 
 def test_one_lucky_window_earns_nothing_and_two_do() -> None:
-    assert beyond_chance(0.05, 1, 0.05) == pytest.approx(0, abs=1e-15)
+    assert beyond_chance(0.05, 1, 0.05) == 0
     assert beyond_chance(0.0975, 2, 0.05) == pytest.approx(0.0975 - math.sqrt(0.05**2 + 0.0475**2))
 
 
@@ -168,3 +168,8 @@ def test_who_is_better_in_everything_never_has_the_lower_score(
 @given(st.floats(-50, 0), st.floats(-1, 0), st.floats(0, 1))
 def test_two_negative_factors_earn_nothing(ordinal: float, indicator: float, sync: float) -> None:
     assert final_score(ordinal, indicator, sync, 0) == 0
+
+
+@given(alpha=st.floats(1e-6, 1.0))
+def test_a_single_observation_is_never_beyond_chance(alpha: float) -> None:
+    assert beyond_chance(moving_average(0.0, 1.0, alpha), 1, alpha) == 0.0
