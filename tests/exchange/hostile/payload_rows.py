@@ -135,23 +135,36 @@ LEGAL: dict[str, Make] = {
 """Validly signed and well formed: only scores can tell that it is wrong."""
 
 ADDRESSES = [
-    AddressRow(name="an empty address", make=lambda _: "", reason="128 characters, got 0"),
-    AddressRow(name="an address that is cut short", make=lambda good: good.to_text()[:-1], reason="got 127"),
-    AddressRow(name="an address that is too long", make=lambda good: good.to_text() + "0", reason="got 129"),
-    AddressRow(name="a megabyte of address", make=lambda _: "0" * 2**20, reason=f"got {2**20}"),
+    AddressRow(name="an empty address", make=lambda _: "", fault=Fault.MISSING, reason="128 characters, got 0"),
+    AddressRow(
+        name="an address that is cut short",
+        make=lambda good: good.to_text()[:-1],
+        fault=Fault.MISSING,
+        reason="got 127",
+    ),
+    AddressRow(
+        name="an address that is too long",
+        make=lambda good: good.to_text() + "0",
+        fault=Fault.MISSING,
+        reason="got 129",
+    ),
+    AddressRow(name="a megabyte of address", make=lambda _: "0" * 2**20, fault=Fault.MISSING, reason=f"got {2**20}"),
     AddressRow(
         name="an account that is a path",
         make=lambda good: "../" * 10 + "ab" + good.to_text()[32:],
+        fault=Fault.MISSING,
         reason="the account",
     ),
     AddressRow(
         name="a key id in capitals",
         make=lambda good: good.account + "A" * 32 + good.key.secret.reveal(),
+        fault=Fault.MISSING,
         reason="the key id of a bucket's address",
     ),
     AddressRow(
         name="a secret that is not hexadecimal",
         make=lambda good: good.to_text()[:64] + "\u0660" * 64,
+        fault=Fault.MISSING,
         reason="the secret of a bucket's address",
     ),
     AddressRow(name="a wrong secret", make=lambda good: good.to_text()[:64] + "f" * 64, reason=FORBIDDEN),
