@@ -152,8 +152,8 @@ def test_a_subscription_that_tells_nothing_is_replaced(tmp_path: Path) -> None:
             node = subnet.opened("own", open_substrate=lambda: Mute(subnet.fake, subnet.asked))
             wait_until(lambda: "blocks" in subnet.asked)
             subnet.fake.mine(4)
-            wait_until(lambda: node.block() == 104)
-            wait_until(lambda: subnet.asked.count("blocks") == 2)
+            wait_until(lambda: node.block() == 104, 12.0)
+            wait_until(lambda: subnet.asked.count("blocks") == 2, 12.0)
     finally:
         subnet.close()
 

@@ -186,7 +186,7 @@ def test_windows_go_on_within_a_block_of_the_right_time(outage: Outage) -> None:
 def test_nobody_waits_and_nothing_is_raised_in_an_outage(outage: Outage) -> None:
     assert outage.training.errors == []
     assert len(outage.training.took_s) > 500
-    assert statistics.quantiles(outage.training.took_s, n=100)[98] < 0.1
+    assert statistics.quantiles(outage.training.took_s, n=100)[98] < 0.02
     assert max(outage.training.took_s) < 0.5  # nothing asks a chain that is silent: that takes 1 s
 
 
