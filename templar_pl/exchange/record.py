@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -106,7 +106,15 @@ class Fetched:
 class PayloadSource:
     """Fetches and checks payloads of one run."""
 
-    def __init__(self, codec: UpdateCodec, identity: Identity, buckets: Buckets, limits: Limits) -> None:
+    def __init__(
+        self,
+        codec: UpdateCodec,
+        identity: Identity,
+        buckets: Buckets,
+        limits: Limits,
+        *,
+        keep: Callable[[Window, Uid, bytes], None] | None = None,
+    ) -> None:
         """Store the parts.
 
         Args:
@@ -114,8 +122,10 @@ class PayloadSource:
             identity: of the run.
             buckets: those of all peers.
             limits: time for a gather.
+            keep: given the bytes of each payload that was fetched and is good; what it raises ends the gather.
         """
         self._codec, self._identity, self._buckets, self._limits = codec, identity, buckets, limits
+        self._keep = keep
         self.payload_size = payload_bytes(codec.grids)
         """Bytes of every payload of this run."""
 
@@ -154,6 +164,8 @@ class PayloadSource:
 
         def decode(uid: Uid, data: bytes) -> Fetched:
             payload = self.decode(uid, peers[uid].public_key, window, data)
+            if self._keep is not None:
+                self._keep(window, uid, data)
             return Fetched(hashlib.sha256(data).digest(), payload)
 
         deadline = time.monotonic() + self._limits.timeout_s

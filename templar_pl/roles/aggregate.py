@@ -16,6 +16,7 @@ from templar_pl.protocol import Peer, aggregate_keys, manifest_keys, notice_keys
 from templar_pl.roles.aggregate_outbox import Outbox
 from templar_pl.roles.aggregator import Aggregator
 from templar_pl.roles.checkpoint_keeper import CheckpointKeeper
+from templar_pl.roles.kept_payloads import KeptPayloads
 from templar_pl.roles.node import Node
 from templar_pl.roles.patience import Patience
 from templar_pl.roles.peer_lists import PeerLists
@@ -158,7 +159,8 @@ class _Desk:
         )
         connection, own = self._connection, self._identity
         lists = PeerLists(connection.chain, connection.buckets, connection.validator, own.run, own.verify)
-        return WindowPayloads(self._replica.codec, own, connection, limits, lists)
+        kept = KeptPayloads(self._folder / "kept", own.run)
+        return WindowPayloads(self._replica.codec, own, connection, limits, peer_lists=lists, kept=kept)
 
     def _outbox(self) -> Outbox:
         own, connection = self._identity, self._connection

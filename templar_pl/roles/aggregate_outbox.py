@@ -82,8 +82,13 @@ class Outbox:
             )
         return standing
 
-    def send(self, standing: StandingManifest, update: Update) -> None:
+    def send(self, standing: StandingManifest, update: Update, then: Callable[[], None]) -> None:
         """Publish the aggregate of a window in the background, when that of the window before is out.
+
+        Args:
+            standing: the manifest of the window.
+            update: makes it.
+            then: called when its notice is out.
 
         Raises:
             ConfigError, StoreError: the one before could not be published.
@@ -92,7 +97,7 @@ class Outbox:
         found: Future[AggregateNotice] = Future()
         self._running = found
         # A daemon: an upload that hangs must not keep the process from ending. What is cut off is made again.
-        threading.Thread(target=self._work, args=(standing, update, found), name="aggregate", daemon=True).start()
+        threading.Thread(target=self._work, args=(standing, update, then, found), name="aggregate", daemon=True).start()
 
     def check(self) -> None:
         """Raise what ended the last upload, if it failed."""
@@ -147,13 +152,15 @@ class Outbox:
         """Read an aggregate that was fetched, tensor by tensor. Raises `AggregateError`, also at the end."""
         return read_aggregate(path, self._shapes, standing.head, self._verify)
 
-    def _work(self, standing: StandingManifest, update: Update, found: Future[AggregateNotice]) -> None:
+    def _work(
+        self, standing: StandingManifest, update: Update, then: Callable[[], None], found: Future[AggregateNotice]
+    ) -> None:
         try:
-            found.set_result(
-                self._patience.insist(
-                    f"the aggregate of window {standing.manifest.window} cannot be put",
-                    lambda: self._publisher.publish_aggregate(standing, update(), self._shapes),
-                )
+            notice = self._patience.insist(
+                f"the aggregate of window {standing.manifest.window} cannot be put",
+                lambda: self._publisher.publish_aggregate(standing, update(), self._shapes),
             )
+            then()
+            found.set_result(notice)
         except BaseException as error:  # noqa: BLE001 - whatever it was must rise in the caller, not die with this thread
             found.set_exception(error)

@@ -93,7 +93,10 @@ class Aggregator:
         All earlier ones are complete, since an aggregate is begun when the one before is out.
         """
         standing = self._outbox.standing(window)
-        if standing is None or self._outbox.has_aggregate(standing):
+        if standing is None:
+            return
+        if self._outbox.has_aggregate(standing):
+            self._payloads.forget(window)
             return
         try:
             self._send(standing, self._payloads.listed(standing))
@@ -138,7 +141,9 @@ class Aggregator:
                 f"{manifest.steps}, this node has {self._fingerprint.hex()} and comes to step "
                 f"{self._replica.applied + 1}: the own checkpoint and the own manifests are not of one run"
             )
-        if not self._apply_aggregate(standing):
+        if self._apply_aggregate(standing):
+            self._payloads.forget(manifest.window)  # this process may have ended between the notice and that
+        else:
             payloads = self._payloads.listed(standing)
             self._apply(payloads)
             self._send(standing, payloads)
@@ -166,7 +171,8 @@ class Aggregator:
 
     def _send(self, standing: StandingManifest, payloads: Mapping[Uid, Payload]) -> None:
         # Computed once more, while the next window is waited for: keeping it would take as much memory as the model.
-        self._outbox.send(standing, partial(self._update, payloads))
+        window = standing.manifest.window
+        self._outbox.send(standing, partial(self._update, payloads), partial(self._payloads.forget, window))
 
     def _update(self, payloads: Mapping[Uid, Payload]) -> Iterator[tuple[str, Tensor]]:
         """Compute an update tensor by tensor, one at a time in this process."""

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from templar_pl.compression import UpdateCodec
 from templar_pl.errors import OutOfSyncError, StoreError
 from templar_pl.exchange import StandingManifest
-from templar_pl.exchange.gather import Gathered
 from templar_pl.exchange.landed import LandedRecord
-from templar_pl.exchange.record import Fetched, PayloadSource
+from templar_pl.exchange.record import PayloadSource
 from templar_pl.exchange.window_values import Collected, Identity, Limits
+from templar_pl.protocol.header import HEADER_BYTES, unpack_header
 from templar_pl.protocol.payload import Payload
 from templar_pl.protocol.peer import Peer
+from templar_pl.protocol.signing import SIGNATURE_BYTES
+from templar_pl.roles.kept_payloads import KeptPayloads
 from templar_pl.roles.patience import Patience
 from templar_pl.roles.peer_lists import PeerLists
 from templar_pl.training import Connection
@@ -23,7 +25,14 @@ class WindowPayloads:
     """Gathers as a miner does, and sends nothing."""
 
     def __init__(
-        self, codec: UpdateCodec, identity: Identity, connection: Connection, limits: Limits, peer_lists: PeerLists
+        self,
+        codec: UpdateCodec,
+        identity: Identity,
+        connection: Connection,
+        limits: Limits,
+        *,
+        peer_lists: PeerLists,
+        kept: KeptPayloads,
     ) -> None:
         """Store the parts.
 
@@ -33,10 +42,11 @@ class WindowPayloads:
             connection: the open network.
             limits: time and number.
             peer_lists: who may count, if a validator says so.
+            kept: on the own disk.
         """
-        self._chain, self._peer_lists = connection.chain, peer_lists
+        self._chain, self._peer_lists, self._kept = connection.chain, peer_lists, kept
         self._patience = Patience(limits.patience_s, limits.check_interrupt)
-        self._source = PayloadSource(codec, identity, connection.buckets, limits)
+        self._source = PayloadSource(codec, identity, connection.buckets, limits, keep=kept.keep)
         self._landed = LandedRecord(
             connection.chain,
             self._candidates,
@@ -55,45 +65,68 @@ class WindowPayloads:
         return self._patience.insist("the chain does not answer", lambda: self._chain.seconds_left(window))
 
     def landed(self, window: Window) -> Collected:
-        """Return what landed in time of a window that is over.
+        """Return what landed in time of a window that is over; it is on the own disk then, until `forget`.
 
         Raises:
             OutOfSyncError: it lies so far back that payloads of it are deleted, or no store answers.
             ChainError: the chain does not answer.
+            StoreError: the own disk fails.
         """
-        return self._patience.insist("the chain does not answer", lambda: self._landed.collect(window, None))
+        return self._patience.insist(f"window {window} cannot be gathered", lambda: self._landed.collect(window, None))
 
     def listed(self, standing: StandingManifest) -> dict[Uid, Payload]:
-        """Return the payloads that a manifest lists, in uid order.
+        """Return the payloads that an own manifest lists, in uid order: from the own disk, else from their owners.
 
         Raises:
             OutOfSyncError: one cannot be had any more.
             ChainError: the chain does not answer.
+            StoreError: a store does not, or the own disk fails.
         """
         window, hashes = standing.manifest.window, standing.manifest.payloads
-        register = self._patience.insist("the chain does not answer", lambda: self._chain.candidates(window))
+        found = {uid: payload for uid in hashes if (payload := self._at_hand(window, uid, hashes[uid])) is not None}
+        missing = {uid: sha256 for uid, sha256 in hashes.items() if uid not in found}
+        if missing:
+            found |= self._patience.insist(
+                f"payloads of window {window} cannot be fetched", lambda: self._fetch(window, missing)
+            )
+        return dict(sorted(found.items()))
+
+    def forget(self, window: Window) -> None:
+        """Delete what is kept of a window whose aggregate is out, and of those before it."""
+        self._kept.forget(window)
+
+    def _at_hand(self, window: Window, uid: Uid, sha256: bytes) -> Payload | None:
+        """Return a payload from the own disk, None if it is not there."""
+        data = self._kept.find(window, uid, sha256, self._source.payload_size)
+        if data is None:
+            return None
+        # Whose key it must be signed with was looked up before the manifest said that it counts.
+        header = unpack_header(data[:HEADER_BYTES], len(data) - HEADER_BYTES - SIGNATURE_BYTES)
+        return self._source.decode(uid, header.public_key, window, data)
+
+    def _fetch(self, window: Window, hashes: Mapping[Uid, bytes]) -> dict[Uid, Payload]:
+        """Fetch payloads by their hashes.
+
+        Raises:
+            OutOfSyncError: one cannot be had any more.
+            ChainError: the chain did not answer.
+            StoreError: the store did not answer for one of them.
+        """
+        register = self._chain.candidates(window)
         if unknown := hashes.keys() - register.keys():
             raise OutOfSyncError(
                 f"window {window}: its manifest lists uids that were not registered: {sorted(unknown)}"
             )
-        peers = {uid: register[uid] for uid in hashes}
-        gathered = self._patience.insist(
-            f"payloads of window {window} cannot be fetched", lambda: self._fetch(window, peers, hashes)
-        )
+        gathered = self._source.fetch(window, {uid: register[uid] for uid in hashes}, hashes=hashes)
+        for error in gathered.skipped.values():
+            if isinstance(error, StoreError):
+                raise error
         if gathered.skipped:
             raise OutOfSyncError(
                 f"window {window}: its aggregate is missing, and of the payloads that its manifest lists these cannot "
                 f"be had any more: {'; '.join(map(str, gathered.skipped.values()))}"
             )
         return {uid: fetched.payload for uid, fetched in gathered.payloads.items()}
-
-    def _fetch(self, window: Window, peers: Mapping[Uid, Peer], hashes: Mapping[Uid, bytes]) -> Gathered[Fetched]:
-        """Fetch payloads. Raises `StoreError` if the store did not answer for one of them."""
-        gathered = self._source.fetch(window, peers, hashes=hashes)
-        for error in gathered.skipped.values():
-            if isinstance(error, StoreError):
-                raise error
-        return gathered
 
     def _candidates(self, window: Window) -> Mapping[Uid, Peer]:
         registered, members = self._chain.candidates(window), self._peer_lists.members(window)
