@@ -20,6 +20,7 @@ from templar_pl.errors import (
     OversizedError,
     StoreError,
     TemplarError,
+    TransientError,
 )
 from templar_pl.exchange.checkpoint_files import check_sizes, load_checkpoint
 from templar_pl.exchange.disk import explained
@@ -41,6 +42,9 @@ from templar_pl.protocol.signing import Verify
 from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
+
+
+Errors = type[TemplarError] | tuple[type[TemplarError], ...]
 
 
 class CheckpointReader(BucketReader, LargeReader, Protocol):
@@ -111,7 +115,7 @@ def fetch_latest(source: Source, wanted: Wanted, folder: Path, *, max_tries: int
         CheckpointError: there is none that can be used; all that were tried are named, each with its reason. The fault
             is that of the newest, MISSING if there is none.
     """
-    return _first_good(source, wanted, folder, max_tries, lambda _: None)
+    return _first_good(source, wanted, folder, max_tries, lambda _: None, rises=())
 
 
 def latest_window(source: Source, wanted: Wanted) -> Window | None:
@@ -129,14 +133,21 @@ def latest_window(source: Source, wanted: Wanted) -> Window | None:
 def load_latest(source: Source, wanted: Wanted, folder: Path, *, max_tries: int = 5) -> Fetched:
     """Fetch the newest checkpoint of a peer that can be loaded, and load it into the model of `wanted`.
 
-    See `fetch_latest` and `load_checkpoint`. The model is touched only by the one that is taken.
+    See `fetch_latest` and `load_checkpoint`. The model is touched only by the one that is taken. None is passed over
+    because the store fails for a while.
 
     Raises:
         CheckpointError: as `fetch_latest`; the model is as it was.
+        TransientError: the store fails, and the same call may succeed later; the model is as it was.
         OutOfSyncError: as `load_checkpoint`: the model must not be used.
     """
     return _first_good(
-        source, wanted, folder, max_tries, lambda found: load_checkpoint(found.folder, found.checkpoint, wanted.state)
+        source,
+        wanted,
+        folder,
+        max_tries,
+        lambda found: load_checkpoint(found.folder, found.checkpoint, wanted.state),
+        rises=TransientError,
     )
 
 
@@ -164,10 +175,11 @@ def fetch_checkpoint(source: Source, wanted: Wanted, window: Window, folder: Pat
 
 
 def _first_good(
-    source: Source, wanted: Wanted, folder: Path, max_tries: int, use: Callable[[Fetched], None]
+    source: Source, wanted: Wanted, folder: Path, max_tries: int, use: Callable[[Fetched], None], *, rises: Errors
 ) -> Fetched:
+    """Return the newest checkpoint that can be used; errors that are in `rises` end that."""
     passed_over: dict[str, TemplarError] = {}
-    for window, sha256 in islice(_candidates(source, wanted, passed_over, max_tries), max_tries):
+    for window, sha256 in islice(_candidates(source, wanted, passed_over, max_tries, rises), max_tries):
         key = checkpoint_keys(wanted.run, CHECKPOINT_FILE).key(window)
         try:
             checkpoint = _read_checkpoint(source, wanted, window, sha256)
@@ -176,6 +188,8 @@ def _first_good(
             found = Fetched(checkpoint, _make_room(folder, window), passed_over)
             _fetch_files(source, found, wanted.state)
             use(found)
+        except rises:
+            raise
         except (CheckpointError, DocumentError, StoreError) as error:
             log.warning("%s of %s cannot be used: %s", key, source.name, error)
             passed_over[key] = error
@@ -185,7 +199,7 @@ def _first_good(
 
 
 def _candidates(
-    source: Source, wanted: Wanted, passed_over: dict[str, TemplarError], max_tries: int
+    source: Source, wanted: Wanted, passed_over: dict[str, TemplarError], max_tries: int, rises: Errors
 ) -> Iterator[tuple[Window, bytes | None]]:
     """Yield windows, the newest first, and the hash of what is said of it, if known; list only if that is needed."""
     newest: Window | None = None
@@ -193,6 +207,8 @@ def _candidates(
     try:
         latest = read_latest(source, wanted)
         newest = latest.window
+    except rises:
+        raise
     except (DocumentError, StoreError) as error:
         passed_over[key] = error
     else:
@@ -200,6 +216,8 @@ def _candidates(
     try:
         # One that is newer than the newest complete one is on its way.
         older = [w for w in checkpoint_windows(source, wanted.run) if newest is None or w < newest]
+    except rises:
+        raise
     except StoreError as error:
         passed_over[checkpoint_prefix(wanted.run)] = error
         return

@@ -125,14 +125,22 @@ class Outbox:
         notice, path = self._notice(standing), self._folder / "aggregate.bin"
         if notice is None:
             return None
+        error = self._patience.insist(
+            f"the own aggregate of window {notice.window} cannot be fetched", lambda: self._fault_of(notice, path)
+        )
+        if error is not None:
+            log.warning("window %d: the own aggregate cannot be used: %s", notice.window, error)
+        return path if error is None else None
+
+    def _fault_of(self, notice: AggregateNotice, path: Path) -> StoreError | DocumentError | None:
+        """Fetch an own aggregate; return what no later try can mend, if so. Raises `TransientError`."""
         try:
             self._own.fetch_aggregate(notice, self._shapes, path)
         except TransientError:
             raise
         except (StoreError, DocumentError) as error:
-            log.warning("window %d: the own aggregate cannot be used: %s", standing.manifest.window, error)
-            return None
-        return path
+            return error
+        return None
 
     def _notice(self, standing: StandingManifest) -> AggregateNotice | None:
         what = f"the notice of the own aggregate of window {standing.manifest.window} cannot be read"

@@ -96,7 +96,9 @@ class Beginning:
         identity = leader.identity
         source = Source("this node", identity.signer.public_key, leader.bucket)
         wanted = Wanted(identity.run, identity.digest, leader.start_window, self._replica.state, identity.verify)
-        fetched = load_latest(source, wanted, folder)
+        fetched = self._patience.insist(
+            "the own checkpoint cannot be fetched", lambda: load_latest(source, wanted, folder)
+        )
         self._replica.applied = fetched.checkpoint.applied
         fetched.discard()
         log.info("going on from the own checkpoint of window %d", fetched.checkpoint.window)

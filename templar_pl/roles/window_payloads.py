@@ -105,29 +105,43 @@ class WindowPayloads:
         return self._source.decode(uid, header.public_key, window, data)
 
     def _fetch(self, window: Window, hashes: Mapping[Uid, bytes]) -> dict[Uid, Payload]:
-        """Fetch payloads by their hashes.
+        """Fetch payloads by their hashes, of whoever had these uids then, else of who has them now.
+
+        The register of a window that is long over cannot be read everywhere, and a peer may have moved to another
+        bucket since.
 
         Raises:
             OutOfSyncError: one cannot be had any more.
             ChainError: the chain did not answer.
             StoreError: the store did not answer for one of them.
         """
-        register = self._chain.candidates(window)
-        if unknown := hashes.keys() - register.keys():
-            raise OutOfSyncError(
-                f"window {window}: its manifest lists uids that were not registered: {sorted(unknown)}"
-            )
-        gathered = self._source.fetch(window, {uid: register[uid] for uid in hashes}, hashes=hashes)
-        for error in gathered.skipped.values():
+        then = self._chain.candidates(window)
+        asked = {uid: then[uid] for uid in hashes if uid in then and then[uid].address}
+        gathered = self._source.fetch(window, asked, hashes=hashes)
+        found, errors = gathered.payloads, gathered.skipped
+        if left := hashes.keys() - found.keys():
+            now = self._chain.peers(left)
+            again = {uid: now[uid] for uid in sorted(left & now.keys()) if _may_have(now[uid], asked.get(uid))}
+            gathered = self._source.fetch(window, again, hashes=hashes)
+            found, errors = found | gathered.payloads, errors | gathered.skipped
+        for error in (errors[uid] for uid in sorted(errors.keys() - found.keys())):
             if isinstance(error, StoreError):
                 raise error
-        if gathered.skipped:
+        if gone := sorted(hashes.keys() - found.keys()):
+            reasons = "; ".join(str(errors.get(uid) or f"uid {uid} is not in the register") for uid in gone)
             raise OutOfSyncError(
                 f"window {window}: its aggregate is missing, and of the payloads that its manifest lists these cannot "
-                f"be had any more: {'; '.join(map(str, gathered.skipped.values()))}"
+                f"be had any more: {reasons}"
             )
-        return {uid: fetched.payload for uid, fetched in gathered.payloads.items()}
+        return {uid: fetched.payload for uid, fetched in found.items()}
 
     def _candidates(self, window: Window) -> Mapping[Uid, Peer]:
         registered, members = self._chain.candidates(window), self._peer_lists.members(window)
         return registered if members is None else {uid: peer for uid, peer in registered.items() if uid in members}
+
+
+def _may_have(now: Peer, then: Peer | None) -> bool:
+    """Whether a peer of the newest register may have what was asked of the uid's peer at the time, if it is known."""
+    if then is None:
+        return bool(now.address)
+    return now.public_key == then.public_key and now.address not in ("", then.address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from templar_pl.chain import HotkeySigner, LocalChain, LocalChainConfig, load_or_create_hotkey, verify
 from templar_pl.compression import MomentumCodec
 from templar_pl.config import CompressionConfig, PeersConfig, ScheduleConfig, WindowConfig
-from templar_pl.exchange import AggregateSource, FileDigest, LocalBucket, LocalBuckets
+from templar_pl.exchange import AggregateSource, FileDigest, LocalBucket, LocalBuckets, LocalReader
 from templar_pl.hparams import HParams
 from templar_pl.node_config import FollowConfig
 from templar_pl.protocol import Expected, Peer, decode_payload, payload_key
@@ -71,11 +71,23 @@ def replica(seed: int = 0) -> Replica:
 
 
 class WatchedBucket(LocalBucket):
-    """A bucket whose writes are watched."""
+    """A bucket whose writes are watched; and its reads, before they are made."""
 
     def __init__(self, root: Path, address: str, before: Hook, after: Hook) -> None:
         super().__init__(root, address)
         self._before, self._after = before, after
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        self._before("get", key)
+        return super().get(key, max_bytes=max_bytes)
+
+    def get_file(self, key: str, path: Path, expected: FileDigest) -> None:
+        self._before("get_file", key)
+        super().get_file(key, path, expected)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        self._before("list", prefix)
+        return super().list(prefix)
 
     def put(self, key: str, data: bytes) -> None:
         self._before("put", key)
@@ -98,10 +110,13 @@ class WatchedBucket(LocalBucket):
 class WatchedBuckets(LocalBuckets):
     def __init__(self, root: Path, address: str, before: Hook, after: Hook) -> None:
         super().__init__(root, address)
-        self._watched = WatchedBucket(root, address, before, after)
+        self._address, self._watched = address, WatchedBucket(root, address, before, after)
 
     def own(self) -> WatchedBucket:
         return self._watched
+
+    def of(self, address: str) -> LocalReader:
+        return self._watched if address == self._address else super().of(address)
 
 
 def nothing(_: str, __: str) -> None:

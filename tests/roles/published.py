@@ -15,12 +15,14 @@ from templar_pl.protocol import (
     Manifest,
     RunFile,
     decode_run_file,
+    encode_manifest,
+    manifest_keys,
     payload_key,
     run_key,
 )
 from templar_pl.training import Replica
-from templar_pl.units import Window
-from tests.roles.past_runs import PastRun, replica
+from templar_pl.units import Uid, Window
+from tests.roles.past_runs import DELTA_S, PastRun, replica
 
 
 def manifests(run: PastRun, windows: int) -> list[Manifest]:
@@ -68,3 +70,31 @@ def followed(run: PastRun, windows: int) -> Replica:
             assert hashlib.sha256(data).digest() == sha256
         node.apply(run.update(manifest.window, manifest.payloads).items())
     return node
+
+
+def standing(past: PastRun, windows: int, leave_out: Uid) -> Manifest:
+    """Publish a manifest of the next window by hand, which leaves out somebody whose payload landed."""
+    node = followed(past, windows)
+    before, rate = node.fingerprint(), node.learning_rate
+    window = Window(windows)
+    payloads = {}
+    for sender in past.senders.values():
+        if sender.uid != leave_out:
+            data = sender.bucket.get(payload_key("run", window, sender.uid), max_bytes=10**6)
+            payloads[sender.uid] = hashlib.sha256(data).digest()
+    node.apply(past.update(window, payloads).items())
+    opened = past.end_of(windows)
+    manifest = Manifest(
+        run=past.digest,
+        window=window,
+        payloads=payloads,
+        left_out={},
+        opened_at=opened,
+        closed_at=opened + DELTA_S,
+        before=before,
+        after=node.fingerprint(),
+        steps=node.applied,
+        learning_rate=rate,
+    )
+    assert past.bucket().put_once(manifest_keys("run").key(window), encode_manifest(manifest, past.signer()))
+    return manifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
 from dataclasses import replace
@@ -17,10 +16,8 @@ from templar_pl.exchange import AggregatePublisher, publish_peer_list
 from templar_pl.exchange.network_checkpoints import Source, Wanted, load_latest
 from templar_pl.node_config import FollowConfig
 from templar_pl.protocol import (
-    Manifest,
     PeerListFile,
     aggregate_keys,
-    encode_manifest,
     manifest_keys,
     notice_keys,
     payload_key,
@@ -29,7 +26,7 @@ from templar_pl.roles.aggregate import AggregateConfig, run_aggregate
 from templar_pl.training import LocalNetwork, RecoveryConfig
 from templar_pl.units import Uid, Window
 from tests.roles.past_runs import CHAIN, DELTA_S, NUMBERS, PastRun, WatchedNetwork, aggregator, replica
-from tests.roles.published import caught_up, followed, manifests, run_file
+from tests.roles.published import caught_up, followed, manifests, run_file, standing
 
 
 def test_what_landed_in_time_is_written_down_and_leads_everybody_to_the_same_parameters(
@@ -129,34 +126,6 @@ def test_a_second_life_goes_on_where_the_first_one_ended(past: PastRun, tmp_path
         assert run_aggregate(aggregator(past.folder, windows)) == 0
 
     assert caught_up(past, 9, tmp_path).fingerprint() == followed(past, 9).fingerprint()
-
-
-def standing(past: PastRun, windows: int, leave_out: Uid) -> Manifest:
-    """Publish a manifest of the next window by hand, which leaves out somebody whose payload landed."""
-    node = followed(past, windows)
-    before, rate = node.fingerprint(), node.learning_rate
-    window = Window(windows)
-    payloads = {}
-    for sender in past.senders.values():
-        if sender.uid != leave_out:
-            data = sender.bucket.get(payload_key("run", window, sender.uid), max_bytes=10**6)
-            payloads[sender.uid] = hashlib.sha256(data).digest()
-    node.apply(past.update(window, payloads).items())
-    opened = past.end_of(windows)
-    manifest = Manifest(
-        run=past.digest,
-        window=window,
-        payloads=payloads,
-        left_out={},
-        opened_at=opened,
-        closed_at=opened + DELTA_S,
-        before=before,
-        after=node.fingerprint(),
-        steps=node.applied,
-        learning_rate=rate,
-    )
-    assert past.bucket().put_once(manifest_keys("run").key(window), encode_manifest(manifest, past.signer()))
-    return manifest
 
 
 def test_a_manifest_that_stands_is_followed_to_the_letter(past: PastRun, tmp_path: Path) -> None:
