@@ -105,6 +105,13 @@ class AggregatePublisher:
         self._bucket, self._run, self._folder = bucket, run, folder
         self._signer, self._verify = signer, verify
 
+    def newest_manifest(self) -> Window | None:
+        """Return the last window of which the bucket holds a manifest, None if of none. Raises `StoreError`."""
+        keys = manifest_keys(self._run)
+        return max(
+            (w for key in self._bucket.list(keys.prefix) if (w := keys.window_of(key)) is not None), default=None
+        )
+
     def publish_manifest(self, manifest: Manifest) -> StandingManifest:
         """Put a manifest, unless there is one for the window; return what the bucket holds.
 

@@ -64,6 +64,10 @@ class Outbox:
         what = f"the own manifest of window {window} cannot be read"
         return self._read_own(what, lambda: self._own.fetch_manifest(window))
 
+    def newest(self) -> Window | None:
+        """Return the last window whose manifest was published, None if there is none. Raises `StoreError`."""
+        return self._patience.insist("the own manifests cannot be listed", self._publisher.newest_manifest)
+
     def publish(self, manifest: Manifest) -> StandingManifest:
         """Publish the manifest of a window.
 

@@ -73,12 +73,14 @@ class Aggregator:
             StoreError: the store did not answer for too long.
             ChainError: the chain did not.
         """
+        newest = self._outbox.newest()
         if self._replica.applied > 0:
             self._complete(Window(start_window + self._replica.applied - 1))
         while max_applied is None or self._replica.applied < max_applied:
             window = Window(start_window + self._replica.applied)
             standing = self._outbox.standing(window)
             if standing is None:
+                _refuse_second(window, newest)
                 self._payloads.look_for_peers()
                 self._wait_until_over(window)
                 self._make(window)
@@ -196,6 +198,19 @@ class Aggregator:
                 "from the own bucket and start again, which begins with the one before"
             )
         self._is_checked = True
+
+
+def _refuse_second(window: Window, newest: Window | None) -> None:
+    """Refuse to say anew what a window was whose manifest was published and is deleted. Raises `OutOfSyncError`.
+
+    Manifests come without gaps, and others have applied them; what lies in the buckets now may be something else.
+    """
+    if newest is not None and window <= newest:
+        raise OutOfSyncError(
+            f"window {window}: its manifest was published, since that of window {newest} is there, and is deleted: it "
+            "is not written a second time. The newer checkpoints of this node cannot be used: restore one of them, or "
+            "begin another --store.run"
+        )
 
 
 def _say(collected: Collected, seconds: float) -> None:

@@ -190,6 +190,20 @@ def test_what_no_checkpoint_needs_is_deleted_and_nothing_else(past: PastRun) -> 
     assert checkpoints == {"000000000", "000000006", "latest.json"}
 
 
+def test_a_manifest_that_was_published_and_deleted_is_not_written_anew(past: PastRun) -> None:
+    options = {"aggregate": AggregateConfig(keep_windows=3, keep_checkpoints=1), "windows": 8, "netuid": 7}
+    run_aggregate(aggregator(past.folder, 8, options=options))
+    bucket, keys = past.bucket(), manifest_keys("run")
+    left = list(bucket.list(keys.prefix))
+    bucket.delete(list(bucket.list("run/checkpoint/000000006/")))  # so that of the start is the newest
+
+    with pytest.raises(OutOfSyncError, match="window 0: its manifest was published, since that of window 7 is there"):
+        run_aggregate(aggregator(past.folder, 9, options=options | {"windows": 9}))
+
+    assert list(bucket.list(keys.prefix)) == left
+    assert keys.key(Window(0)) not in left
+
+
 def test_fewer_windows_than_the_checkpoints_reach_back_are_refused(tmp_path: Path) -> None:
     options = {"aggregate": AggregateConfig(keep_windows=5, keep_checkpoints=2), "windows": 1, "netuid": 7}
 
