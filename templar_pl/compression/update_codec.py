@@ -111,6 +111,27 @@ class UpdateCodec:
         self._check_payloads(payloads)
         return self._updates(self._engine.prepare(payloads))
 
+    def known_update(
+        self, update: Iterable[tuple[str, Tensor]], *, out: Mapping[str, Tensor | None] | None = None
+    ) -> dict[str, Tensor]:
+        """Return an update that somebody else has computed as `update` would.
+
+        Args:
+            update: name and -1, 0 or 1 for every element of each parameter, in its shape; once each, in any order, of
+                any real dtype, on any device. What it raises goes through; `out` may be written to by then.
+            out: as of `update`.
+
+        Raises:
+            ValueError: it is of other parameters than those of this model.
+        """
+        found: dict[str, Tensor] = {}
+        for name, tensor in update:
+            if name not in self.grids or tuple(tensor.shape) != self.grids[name].shape:
+                raise ValueError(f"an update must be of this model, which has no {name} of shape {tuple(tensor.shape)}")
+            found[name] = _target((out or {}).get(name), self.grids[name].shape, self._device).copy_(tensor)
+        check_names("an update", found, self.grids)
+        return found
+
     def _updates(self, payloads: Sequence[Mapping[str, SparseChunks]]) -> Iterator[tuple[str, Tensor]]:
         for name in sorted(self.grids):
             target = torch.empty(self.grids[name].shape, dtype=torch.float32, device=self._device)

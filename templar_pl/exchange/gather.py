@@ -49,6 +49,9 @@ class Request:
     sha256: bytes | None = None
     """32 bytes that the object must hash to, or None if nothing is known of its content."""
 
+    may_come: bool = True
+    """Whether an object that is missing may still come; if not, it was there, so that it is gone for good."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gathered(Generic[T]):
@@ -274,8 +277,11 @@ class _Downloads:
                 self._to_do.notify_all()
 
     def _wait_for(self, uid: Uid, answer: _NotYet) -> None:
-        """File a peer for another try, or settle it if whatever came now would be late."""
+        """File a peer for another try, or settle it if nothing can come, or whatever came now would be late."""
         left_s = math.inf
+        if not self._requests[uid].may_come:
+            self._settle(uid, _refusal(self._requests[uid], answer.fault, answer.reason))
+            return
         if self._interval is not None and answer.answered_at is not None:
             left_s = self._interval[1] + CLOCK_SLACK_S - answer.answered_at
         if left_s >= 0:

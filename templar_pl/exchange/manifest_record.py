@@ -16,8 +16,8 @@ from templar_pl.exchange.aggregates import StandingManifest
 from templar_pl.exchange.gather import Gathered
 from templar_pl.exchange.landed import Clock, LandedRecord
 from templar_pl.exchange.publish import Published
-from templar_pl.exchange.record import GRACE_S, SLICE_S, Fetched, PayloadSource, refuse_gaps
-from templar_pl.exchange.window_values import Collected, Identity, Limits, Outgoing
+from templar_pl.exchange.record import GRACE_S, SLICE_S, Fetched, PayloadSource, gaps_of, is_gap
+from templar_pl.exchange.window_values import Collected, GoneError, Identity, Limits, Outgoing
 from templar_pl.protocol.manifest import Manifest
 from templar_pl.protocol.payload import Payload
 from templar_pl.protocol.peer import Peer
@@ -97,7 +97,8 @@ class ManifestRecord:
         by its hash. What a manifest of the past lists is fetched by hash alone, however long ago it was.
 
         Raises:
-            OutOfSyncError: a listed payload cannot be had; or there is no manifest, and `LandedRecord.collect` failed.
+            GoneError: a listed payload cannot be had; its window may still have an aggregate.
+            OutOfSyncError: there is no manifest, and `LandedRecord.collect` failed.
         """
         is_past = self._since_uploads_s(window) > 0
         landed = None if is_past else self._landed.collect(window, own)
@@ -128,36 +129,44 @@ class ManifestRecord:
         peers = self._peers(window, [mine])
         if peers[mine].public_key != self._identity.signer.public_key:
             return None  # a public chain gives a uid that is free to another hotkey
-        gathered = self._source.fetch(window, peers, hashes=standing.manifest.payloads)
+        gathered = self._source.fetch(window, peers, hashes=standing.manifest.payloads, may_come=False)
         if mine in gathered.skipped:
             raise StoreError(f"window {window}: the own payload cannot be had: {gathered.skipped[mine]}")
         return gathered.payloads[mine].payload
 
     def _listed(self, standing: StandingManifest, own: Outgoing | None, landed: Collected | None) -> Collected:
-        """Return exactly what a manifest lists, of which some may be at hand."""
+        """Return exactly what a manifest lists, of which some may be at hand. Raises `GoneError`."""
         manifest, window = standing.manifest, standing.manifest.window
         known = {} if landed is None else _equal(landed, manifest)
         if own is not None and manifest.payloads.get(self._identity.uid) == own.sha256:
             known[self._identity.uid] = own.payload
-        gathered = self._fetch(manifest, [uid for uid in manifest.payloads if uid not in known])
-        refuse_gaps(window, gathered)
+        gathered: Gathered[Fetched] = Gathered({}, {}, 0)
+        gone = ""
+        try:
+            gathered = self._fetch(manifest, [uid for uid in manifest.payloads if uid not in known])
+            gone = gaps_of(window, gathered)
+        except OutOfSyncError as error:
+            gone = str(error)
         payloads = known | {uid: fetched.payload for uid, fetched in gathered.payloads.items()}
-        left_out = {
-            uid: PayloadError(f"left out by the manifest: {why.words}", fault=why.fault, peer=uid, window=window)
-            for uid, why in manifest.left_out.items()
-        }
-        return Collected(
+        skipped = {uid: error for uid, error in gathered.skipped.items() if not is_gap(error)}
+        collected = Collected(
             manifest.settlement(),
             {uid: payloads[uid] for uid in sorted(payloads)},
-            dict(sorted((left_out | gathered.skipped).items())),
+            dict(sorted((_left_out(manifest) | skipped).items())),
             gathered.bytes_down + (0 if landed is None else landed.bytes_down),
             standing,
+            gone,
         )
+        if gone:
+            raise GoneError(collected)
+        return collected
 
     def _fetch(self, manifest: Manifest, uids: Collection[Uid]) -> Gathered[Fetched]:
         if not uids:
             return Gathered({}, {}, 0)
-        return self._source.fetch(manifest.window, self._peers(manifest.window, uids), hashes=manifest.payloads)
+        peers = self._peers(manifest.window, uids)
+        # The aggregator has read them, so what is missing now will not come.
+        return self._source.fetch(manifest.window, peers, hashes=manifest.payloads, may_come=False)
 
     def _peers(self, window: Window, uids: Iterable[Uid]) -> dict[Uid, Peer]:
         wanted = sorted(uids)
@@ -217,6 +226,14 @@ class ManifestRecord:
         """Return the seconds since the end of uploads; below 0 before it."""
         first, last = self._clock.upload_interval(window)
         return -self._clock.seconds_left(window) - (last - first)
+
+
+def _left_out(manifest: Manifest) -> dict[Uid, PayloadError | StoreError]:
+    """Return why a manifest leaves peers out."""
+    return {
+        uid: PayloadError(f"left out by the manifest: {why.words}", fault=why.fault, peer=uid, window=manifest.window)
+        for uid, why in manifest.left_out.items()
+    }
 
 
 def _equal(landed: Collected, manifest: Manifest) -> dict[Uid, Payload]:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from templar_pl.compression import UpdateCodec
-from templar_pl.errors import Fault, OutOfSyncError, PayloadError
+from templar_pl.errors import Fault, OutOfSyncError, PayloadError, StoreError
 from templar_pl.exchange.gather import Gathered, Interval, Request, gather
 from templar_pl.exchange.publish import Published
 from templar_pl.exchange.store import Buckets
@@ -141,6 +141,7 @@ class PayloadSource:
         *,
         hashes: Mapping[Uid, bytes] | None = None,
         interval: Interval | None = None,
+        may_come: bool = True,
     ) -> Gathered[Fetched]:
         """Gather the payloads of these peers.
 
@@ -149,6 +150,7 @@ class PayloadSource:
             peers: whom to ask, by uid.
             hashes: SHA-256 each payload must have, where that is known.
             interval: when they must have been written, where that is not settled otherwise.
+            may_come: whether one that is missing may still come.
         """
         requests = {
             uid: Request(
@@ -158,6 +160,7 @@ class PayloadSource:
                 sha256=None if hashes is None else hashes[uid],
                 peer=uid,
                 window=window,
+                may_come=may_come,
             )
             for uid, peer in peers.items()
         }
@@ -172,11 +175,20 @@ class PayloadSource:
         return gather(requests, decode=decode, interval=interval, deadline=deadline)
 
 
+def is_gap(error: PayloadError | StoreError) -> bool:
+    """Whether an error says that an agreed payload could not be had, which may differ from node to node."""
+    return not isinstance(error, PayloadError) or error.fault in NOT_OBTAINED
+
+
+def gaps_of(window: Window, gathered: Gathered[Fetched]) -> str:
+    """Say which listed payloads of a window could not be had; empty if all could."""
+    gaps = [error for error in gathered.skipped.values() if is_gap(error)]
+    return f"window {window}: {len(gaps)} agreed payload(s) cannot be had: {'; '.join(map(str, gaps))}" if gaps else ""
+
+
 def refuse_gaps(window: Window, gathered: Gathered[Fetched]) -> None:
     """Refuse a window of which a listed payload could not be had. Raises `OutOfSyncError`."""
-    gaps = [e for e in gathered.skipped.values() if not isinstance(e, PayloadError) or e.fault in NOT_OBTAINED]
-    if gaps:
+    if gaps := gaps_of(window, gathered):
         raise OutOfSyncError(
-            f"window {window}: {len(gaps)} agreed payload(s) cannot be had: {'; '.join(map(str, gaps))}. "
-            "Start from a checkpoint of a later window, or restore the objects and start again."
+            f"{gaps}. Start from a checkpoint of a later window, or restore the objects and start again."
         )

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from templar_pl.errors import PayloadError, StoreError
+from templar_pl.errors import OutOfSyncError, PayloadError, StoreError
 from templar_pl.exchange.aggregates import StandingManifest
 from templar_pl.protocol.agreement import Settlement
 from templar_pl.protocol.payload import Payload
@@ -95,3 +95,15 @@ class Collected:
 
     standing: StandingManifest | None = None
     """The manifest that says so; None where there is none."""
+
+    gone: str = ""
+    """Which of the listed payloads cannot be had and so lack in `payloads`; empty if they are all there. What lacks has
+    no entry in `skipped`: it counts."""
+
+
+class GoneError(OutOfSyncError):
+    """Payloads that a manifest lists cannot be had; `collected` is what there is of the window."""
+
+    def __init__(self, collected: Collected) -> None:
+        super().__init__(collected.gone)
+        self.collected = collected

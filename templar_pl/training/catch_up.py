@@ -182,6 +182,10 @@ class CatchUp:
         self._looked_at = behind
         return self._load_since(Window(self.window + worth), goal)
 
+    def distrust(self, window: Window) -> None:
+        """Use the aggregate of a window no more: it leads elsewhere than its manifest says."""
+        self._distrusted.add(window)
+
     def arrive(self) -> bool:
         """Check that the parameters are those that the last manifest says, and show no more.
 

@@ -82,13 +82,18 @@ class OwnMomentum:
             is_open: whether the window was trained for the first time.
         """
         window, counts = collected.settlement.window, collected.payloads.get(uid)
+        listed = collected.settlement.payloads.get(uid)
+        if counts is None and listed is not None and collected.gone and uid not in collected.skipped and is_open:
+            log.warning("window %d: the own payload counts and cannot be had: the momentum starts at zero", window)
+            self.forget()
+            return
         if own is None:
             if counts is not None and is_open:
                 log.info("window %d: the own payload landed after all", window)
                 self._codec.subtract_(counts.chunks)
             return
         # Without a manifest the window is what this node has seen of it, its own payload included.
-        if collected.standing is None or collected.settlement.payloads.get(uid) == own.sha256:
+        if collected.standing is None or listed == own.sha256:
             return
         log.warning("window %d: the manifest leaves out the own payload: it goes back into the momentum", window)
         self._codec.put_back_(own.payload.chunks)

@@ -111,11 +111,7 @@ class PastWindows:
 
     def _fetch_aggregate(self, standing: StandingManifest) -> Path:
         """Fetch the aggregate and read all of it once, so that nothing malformed is found while it is applied."""
-        notice = self._source.fetch_notice(standing)
-        path = self._folder / f"{notice.window:09d}.bin"
-        with explained("write", path):
-            self._folder.mkdir(parents=True, exist_ok=True)
-        self._source.fetch_aggregate(notice, self._shapes, path)
+        path = download(self._source, standing, self._shapes, self._folder)
         try:
             for _ in read_aggregate(path, self._shapes, standing.head, self._verify):
                 pass
@@ -124,6 +120,22 @@ class PastWindows:
                 path.unlink()
             raise
         return path
+
+
+def download(source: AggregateSource, standing: StandingManifest, shapes: Shapes, folder: Path) -> Path:
+    """Fetch the aggregate that belongs to a manifest into a folder, and return its file, which is not read yet.
+
+    Raises:
+        ObjectMissingError: it is not complete yet, or not there any more.
+        DocumentError: what is there is not its notice.
+        StoreError: the store failed, or the disk.
+    """
+    notice = source.fetch_notice(standing)
+    path = folder / f"{notice.window:09d}.bin"
+    with explained("write", path):
+        folder.mkdir(parents=True, exist_ok=True)
+    source.fetch_aggregate(notice, shapes, path)
+    return path
 
 
 def in_background(work: Callable[[], T], *, name: str) -> BackgroundCall[T]:

@@ -89,6 +89,12 @@ class WindowReport:
     has_manifest: bool | None = None
     """Whether the window is what a manifest says; None where no aggregator is followed."""
 
+    gone: str = ""
+    """Which listed payloads could not be had, so that the aggregate was applied; empty if payloads were."""
+
+    aggregates: int = 0
+    """Windows that this process applied from their aggregate for that reason so far, this one included."""
+
     lost: str = ""
     """Why the parameters are not those of the others; empty if nothing says so."""
 
@@ -122,6 +128,8 @@ class WindowReport:
             "out_of_sync": list(self.out_of_sync),
             "put_failed": self.put_failed,
             "has_manifest": self.has_manifest,
+            "gone": self.gone,
+            "aggregates": self.aggregates,
             "lost": self.lost,
             "resynchronisations": self.resynchronisations,
             "bytes_up": self.bytes_up,
@@ -145,6 +153,8 @@ class WindowReport:
             parts.append(f"not sent: {self.put_failed}")
         if self.has_manifest is False:
             parts.append("no manifest")
+        if self.gone:
+            parts.append("applied from its aggregate")
         if self.lost:
             parts.append("out of step, not applied")
         parts += [f"skipped peer {uid}: {reason}" for uid, reason in self.skipped.items()]
@@ -177,6 +187,7 @@ class WindowReport:
             "miner/gather/success_rate": len(self.peers) / max(1, len(self.peers) + len(self.skipped)),
             "miner/gather/skipped": len(self.skipped),
             "miner/gather/out_of_sync": len(self.out_of_sync),
+            "miner/from_aggregate": self.aggregates,
             "miner/resynchronisations": self.resynchronisations,
             "miner/bytes_up": self.bytes_up,
             "miner/bytes_down": self.bytes_down,

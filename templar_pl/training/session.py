@@ -161,6 +161,7 @@ class Session:
     def finish(self, exchanged: Exchanged, lr: float) -> None:
         """Count the window as applied, once the optimizer has stepped, and report on it."""
         window, rebuilt = self.run.window, self.run.rebuilds is not None
+        self._check_aggregate(exchanged.collected)
         self.run.total_tokens += self.tally.tokens
         self.run.finish()
         self.buffers_at_start, self._begun = {}, None
@@ -180,6 +181,8 @@ class Session:
             out_of_sync=exchanged.out_of_sync,
             put_failed=exchanged.failure,
             has_manifest=collected.standing is not None if self.run.follows else None,
+            gone="" if self.run.lost else collected.gone,
+            aggregates=self.run.receiver.aggregates,
             lost=self.run.lost,
             resynchronisations=self.run.resynchronisations,
             rebuilt=rebuilt,
@@ -188,6 +191,17 @@ class Session:
             seconds=self.run.phases.stop(),
         )
         self.run.tidy(window, self.report.to_json())
+
+    def _check_aggregate(self, collected: Collected) -> None:
+        """Compare the parameters with what the manifest says they are, where its aggregate was applied."""
+        standing = collected.standing
+        if self.run.lost or not collected.gone or standing is None:
+            return
+        after, mine = standing.manifest.after, fingerprint(self.parameters)
+        if after != mine:
+            self.run.catch_up.distrust(standing.manifest.window)
+            says = f"its manifest says {after.hex()[:16]}"
+            self.run.lose(f"the aggregate leads to parameters {mine.hex()[:16]}, {says}")
 
     def _strangers(self, collected: Collected, parameters_before: bytes) -> tuple[Uid, ...]:
         """Return the peers with other parameters; they are no news to a node that is lost."""

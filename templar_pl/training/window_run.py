@@ -16,7 +16,6 @@ from torch import Tensor
 from templar_pl.compression import MomentumCodec
 from templar_pl.errors import ChainError, ConfigError, OutOfSyncError, StoreError
 from templar_pl.exchange.window_values import Collected, Limits, Outgoing, Training
-from templar_pl.protocol.agreement import Settlement
 from templar_pl.protocol.payload import Payload
 from templar_pl.training.catch_up import CatchUp
 from templar_pl.training.catch_up_status import Watch
@@ -26,6 +25,7 @@ from templar_pl.training.open_run import OpenRun
 from templar_pl.training.opening import open_trail
 from templar_pl.training.own_momentum import NEVER, OwnMomentum
 from templar_pl.training.phases import Phase, PhaseClock
+from templar_pl.training.receiver import Receiver
 from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class WindowRun:
         self._start_window = 0
         self._check_interrupt: Callable[[], None] = _do_nothing
         self._catch_up: CatchUp | None = None
+        self._receiver: Receiver | None = None
         self._has_begun = False  # whether this life has taken part, so that it knows of all that was sent
         self._opened: OpenRun | None = None
 
@@ -108,6 +109,13 @@ class WindowRun:
             raise RuntimeError("the network is not open")
         return self._catch_up
 
+    @property
+    def receiver(self) -> Receiver:
+        """What makes updates of windows. Raises `RuntimeError` before `open`."""
+        if self._receiver is None:
+            raise RuntimeError("the network is not open")
+        return self._receiver
+
     def open(
         self,
         connection: Connection,
@@ -141,6 +149,10 @@ class WindowRun:
         trail = open_trail(connection, self.digest, opened.chain, opened.round_trip.record, folder)
         self._opened = opened
         self._catch_up = CatchUp(FollowingModel(model, self), self._codec, trail, limits, watch=watch)
+        left, wait_s = opened.chain.seconds_left, connection.manifest_wait_s
+        self._receiver = Receiver(
+            opened.round_trip, self._codec, trail, seconds_left=left, wait_s=wait_s, limits=limits
+        )
 
     def close(self) -> None:
         """Take part no more."""
@@ -242,10 +254,15 @@ class WindowRun:
             OutOfSyncError: the window cannot be applied, and this node cannot catch up.
         """
         self.phases.enter(Phase.GATHER)
-        collected = self._collect(own, fingerprint)
+        collected, why_lost = self.receiver.collect(self.window, own, fingerprint)
         self.momentum.settle(collected, self.connection.uid, own, is_open=self._rebuilds is None)
-        self.phases.enter(Phase.MODEL_UPDATE)
-        return collected, {} if self.lost else self.opened.round_trip.update(collected, out=out)
+        if not why_lost:
+            try:
+                return collected, self.receiver.update(collected, self.phases, out=out)
+            except OutOfSyncError as error:
+                why_lost = str(error)
+        self.lose(why_lost)
+        return collected, {}
 
     def lose(self, reason: str) -> None:
         """Note that the parameters are not those of the others, so that they are replaced before the next window.
@@ -351,21 +368,6 @@ class WindowRun:
         self.phases.start(Phase.PEER_UPDATE)
         self.opened.chain.read_register()
         self.phases.enter(Phase.DATA_LOADING)
-
-    def _collect(self, own: Outgoing | None, fingerprint: bytes) -> Collected:
-        """Return what the window consists of; nothing if that cannot be had, so that this node is lost."""
-        try:
-            collected = self.opened.round_trip.record.collect(self.window, own)
-        except OutOfSyncError as error:
-            self.lose(str(error))
-            return Collected(Settlement(self.window, {}, 0.0, 0.0), {}, {}, 0)
-        standing = collected.standing
-        if standing is not None and standing.manifest.before != fingerprint:
-            self.lose(
-                f"the manifest is of parameters {standing.manifest.before.hex()[:16]}, those of this node are "
-                f"{fingerprint.hex()[:16]}"
-            )
-        return collected
 
     def _last(self, max_applied: int | None) -> Window | None:
         """Return the window before which this node stops; None if it does not."""

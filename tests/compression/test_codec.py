@@ -333,3 +333,27 @@ def test_a_momentum_of_another_transform_is_refused_and_changes_nothing() -> Non
         codec.load_state_dict(elements.state_dict())
 
     assert equal_bits(codec.momentum, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float32, torch.bfloat16])
+def test_an_update_that_is_known_comes_out_as_one_that_was_computed(dtype: torch.dtype) -> None:
+    codec = codec_after(2)
+    codec.accumulate_(gradients_of(7), LR)
+    update = codec.update([codec.compress_()])
+    out = {"prime": torch.ones(SHAPES["prime"]), "narrow": torch.ones(130, 5).T, "vector": None}
+
+    known = codec.known_update(((name, signs.to(dtype)) for name, signs in update.items()), out=out)
+
+    assert list(known) == list(SHAPES)
+    assert equal_bits(known, update)
+    assert known["prime"].data_ptr() == out["prime"].data_ptr()  # type: ignore[union-attr]  # it is a tensor
+
+
+def test_an_update_of_another_model_is_no_update() -> None:
+    codec = new_codec()
+    update = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+
+    with pytest.raises(ValueError, match=r"missing \['vector'\]"):
+        codec.known_update((name, zeros) for name, zeros in update.items() if name != "vector")
+    with pytest.raises(ValueError, match=r"no prime of shape \(71, 67\)"):
+        codec.known_update((update | {"prime": torch.zeros(71, 67)}).items())

@@ -14,7 +14,7 @@ from templar_pl.chain import LocalChainConfig
 from templar_pl.compression import MomentumCodec
 from templar_pl.config import CompressionConfig, PeersConfig, WindowConfig
 from templar_pl.errors import Fault
-from templar_pl.exchange import AggregatePublisher
+from templar_pl.exchange import AggregatePublisher, StandingManifest
 from templar_pl.exchange.aggregates import FileBucket
 from templar_pl.exchange.window_values import Collected, Identity, Limits
 from templar_pl.protocol import Exclusion, Manifest
@@ -40,6 +40,7 @@ class SmallAggregator:
         lr: float,
     ) -> None:
         self.module, self._lr = module, lr
+        self._updates: dict[Window, dict[str, Tensor]] = {}
         self.parameters = dict(module.named_parameters())
         shapes = {name: tuple(p.shape) for name, p in self.parameters.items()}
         codec = MomentumCodec(shapes, compression, torch.device("cpu"))
@@ -76,7 +77,8 @@ class SmallAggregator:
         kept = {uid for uid in collected.payloads if peers[uid].hotkey not in unwanted}
         before = fingerprint(self.parameters)
         payloads = [collected.payloads[uid].chunks for uid in sorted(kept)]
-        self._step(self._round_trip.update(self._only(collected, kept)) if payloads else {})
+        self._updates[window] = update = self._round_trip.update(self._only(collected, kept))
+        self._step(update if payloads else {})
         return Manifest(
             run=self._digest,
             window=window,
@@ -90,9 +92,15 @@ class SmallAggregator:
             learning_rate=self._lr,
         )
 
-    def publish(self, manifest: Manifest) -> None:
+    def publish(self, manifest: Manifest) -> StandingManifest:
         """Put a manifest into the own bucket."""
-        self._publisher.publish_manifest(manifest)
+        return self._publisher.publish_manifest(manifest)
+
+    def publish_aggregate(self, standing: StandingManifest, *, sign: int = 1) -> None:
+        """Put the aggregate of a window into the own bucket; with sign -1 that of another update."""
+        update = {name: sign * signs for name, signs in self._updates[standing.manifest.window].items()}
+        shapes = {name: tuple(signs.shape) for name, signs in update.items()}
+        self._publisher.publish_aggregate(standing, sorted(update.items()), shapes)
 
     def close(self) -> None:
         """Leave the network."""

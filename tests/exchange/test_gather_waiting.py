@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from templar_pl.errors import ObjectMissingError, PayloadError
+from templar_pl.errors import Fault, ObjectMissingError, PayloadError
 from templar_pl.exchange.gather import gather
 from templar_pl.exchange.store import ObjectInfo
 from templar_pl.units import Uid
@@ -164,3 +164,26 @@ def test_a_missing_object_is_asked_for_no_more_often_than_the_poll_interval() ->
     assert set(calls.names) == {"head"}
     assert len(calls.times) >= 2
     assert all(later - earlier >= 0.04 for earlier, later in pairwise(calls.times))
+
+
+def test_what_cannot_come_any_more_is_asked_for_once() -> None:
+    calls = Calls()
+    gone = replace(ask(1, Scripted(filled(None), calls)), may_come=False)
+    deadline = time.monotonic() + LONG_S
+
+    gathered = gather({Uid(1): gone}, decode=upper, interval=None, deadline=deadline, poll_s=POLL_S)
+
+    error = gathered.skipped[Uid(1)]
+    assert isinstance(error, PayloadError)
+    assert error.fault is Fault.MISSING
+    assert calls.names == ["head"]
+
+
+def test_a_store_that_fails_is_asked_again_for_what_cannot_come_any_more() -> None:
+    calls = Calls(head=2)
+    there = replace(ask(1, Scripted(filled(GOOD), calls)), may_come=False)
+    deadline = time.monotonic() + LONG_S
+
+    gathered = gather({Uid(1): there}, decode=upper, interval=None, deadline=deadline, poll_s=POLL_S)
+
+    assert list(gathered.payloads) == [1]

@@ -19,7 +19,7 @@ from templar_pl.errors import Fault, ObjectMissingError, OutOfSyncError, Payload
 from templar_pl.exchange import StandingManifest
 from templar_pl.exchange.aggregates import fetch_manifest
 from templar_pl.exchange.manifest_record import SHARE_WHEN_SILENT, Following, ManifestRecord
-from templar_pl.exchange.window_values import Outgoing
+from templar_pl.exchange.window_values import GoneError, Outgoing
 from templar_pl.protocol import encode_manifest, manifest_keys
 from templar_pl.protocol.keys import payload_key
 from templar_pl.protocol.peer import Peer
@@ -224,6 +224,38 @@ def test_a_listed_payload_that_cannot_be_had_leaves_the_node_behind(scene: Scene
     for scene.store_time in (LIVE, PAST):
         with pytest.raises(OutOfSyncError, match=r"1 agreed payload\(s\) cannot be had"):
             bob.record.collect(NOW, None)
+
+
+def test_what_there_is_of_a_window_with_a_gone_payload_is_told_and_what_counts_is_not_skipped(scene: Scene) -> None:
+    alice, bob, carol = scene.join(*NAMES)
+    sent = alice.send(), bob.send()
+    scene.publish({alice.uid: sent[0].sha256, bob.uid: sent[1].sha256})
+    MemoryBucket(scene.disk, "alice", scene.time).delete([key_of(alice.uid)])
+
+    for scene.store_time in (LIVE, PAST):
+        with pytest.raises(GoneError, match=r"1 agreed payload\(s\) cannot be had: .*no object") as caught:
+            bob.record.collect(NOW, sent[1])
+
+        collected = caught.value.collected
+        assert collected.payloads == {bob.uid: sent[1].payload}
+        assert collected.settlement.payloads == {alice.uid: sent[0].sha256, bob.uid: sent[1].sha256}
+        assert collected.skipped.keys() == {carol.uid}
+        assert collected.standing is not None
+        assert collected.gone == str(caught.value)
+
+
+def test_a_listed_payload_that_is_missing_is_asked_for_once_since_it_was_there(scene: Scene) -> None:
+    alice, bob = scene.join("alice", "bob", timeout_s=60.0)
+    sent = alice.send()
+    scene.publish({alice.uid: sent.sha256})
+    MemoryBucket(scene.disk, "alice", scene.time).delete([key_of(alice.uid)])
+    scene.store_time, asked = PAST, []
+    bob.broken = lambda name, key: asked.append(name)
+
+    with pytest.raises(GoneError):
+        bob.record.collect(NOW, None)
+
+    assert asked == ["head"]
 
 
 def test_another_payload_than_the_one_that_is_listed_is_not_applied(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,28 @@ def test_what_was_taken_for_not_sent_and_counts_is_let_go_of_in_its_own_window(m
     momentum.settle(window_of(sent, has_manifest=True), miner.uid, None, is_open=is_open)
 
     assert equal(miner.momentum(), left if is_open else before)
+
+
+def test_an_own_payload_that_is_listed_is_let_go_of_where_those_of_others_are_gone(miner: Miner) -> None:
+    momentum, _, sent, left = prepared(miner)
+    window = replace(window_of(sent, has_manifest=True), gone="others cannot be had")
+    window.settlement.payloads[Uid(1)] = bytes(32)
+
+    momentum.settle(window, miner.uid, sent, is_open=True)
+
+    assert equal(miner.momentum(), left)
+
+
+@pytest.mark.parametrize("has_sent", [True, False])
+def test_of_an_own_payload_that_counts_and_is_gone_the_momentum_keeps_nothing(miner: Miner, has_sent: bool) -> None:
+    momentum, _, sent, _ = prepared(miner)
+    window = replace(window_of(None, has_manifest=True), gone="the own one cannot be had")
+    window.settlement.payloads[MINE] = bytes(32)
+
+    momentum.settle(window, miner.uid, sent if has_sent else None, is_open=True)
+
+    assert all(not tensor.any() for tensor in miner.momentum().values())
+    assert momentum.place < 0
 
 
 def test_the_place_and_the_coefficients_are_saved_together(miner: Miner) -> None:
