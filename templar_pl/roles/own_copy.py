@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from templar_pl.training.evaluation_pages import draw_batches, windowed_dataset
 from templar_pl.training.replica import Replica
 from templar_pl.units import Uid, Window
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
@@ -32,7 +35,7 @@ class Evaluated:
 
 
 class Guide(Protocol):
-    """Brings a model through the windows of a run; `CatchUp` is one."""
+    """Brings a model through the windows of a run; `CopyGuide` is one."""
 
     @property
     def window(self) -> Window:
@@ -41,6 +44,14 @@ class Guide(Protocol):
 
     def follow(self, now: Callable[[], Window]) -> None:
         """Apply all windows before the one that `now` returns. Raises `OutOfSyncError` if that is impossible."""
+        ...
+
+    def said_before(self, window: Window) -> bytes | None:
+        """Return the fingerprint before a window by the manifests that are followed; None if none says it."""
+        ...
+
+    def recover(self, until: Window, *, is_vain: bool) -> str:
+        """Go to a checkpoint; see `CopyGuide.recover`."""
         ...
 
 
@@ -65,6 +76,13 @@ class OwnCopy:
         windowed_dataset(loader)
         self._replica, self._guide, self._loader = replica, guide, loader
         self._scoring, self._patience = scoring, patience
+        self.lost = ""
+        """Why the parameters are not those of the miners; empty if nothing says so."""
+
+        self.times_lost = 0
+        """In this life."""
+
+        self._is_proven = True  # whether a miner had the same parameters since a checkpoint was loaded last
 
     @property
     def window(self) -> Window:
@@ -74,9 +92,13 @@ class OwnCopy:
     def follow(self, window: Window, lineage: Lineage) -> Lineage:
         """Go to the parameters before a window, unless they lie behind; return what they were on the way.
 
+        A copy that is lost starts from a checkpoint first, if there is one.
+
         Raises:
             OutOfSyncError: it is impossible.
         """
+        if self.lost:
+            self._recover(window)
         max_steps = self._scoring.sync_max_steps_behind
         first = max(self.window, window - math.ceil(min(max_steps, window)))
         for place in range(min(first, window), window + 1):
@@ -84,6 +106,47 @@ class OwnCopy:
             if self.window == place:
                 lineage = lineage.seen(Window(place), self._replica.fingerprint(), max_steps)
         return lineage
+
+    def compare(self, sighting: Sighting, lineage: Lineage) -> str:
+        """Hold the own parameters before a window against those that its payloads name, as miners do.
+
+        Args:
+            sighting: of the window.
+            lineage: as `follow` returned it for the window.
+
+        Returns:
+            Why nothing is to be judged by the own parameters; empty if there is no reason.
+        """
+        window, own = sighting.window, lineage.prints.get(sighting.window)
+        named = {uid: fetched.payload.header.fingerprint for uid, fetched in sighting.payloads.items()}
+        others = lineage.contradicted_by(window, named)
+        if own is not None and (own in named.values() or (others and self._guide.said_before(window) == own)):
+            self._is_proven, self.lost = True, ""
+        elif others:
+            self._lose(window, others)
+        return self.lost
+
+    def _lose(self, window: Window, others: tuple[Uid, ...]) -> None:
+        self.times_lost += not self.lost
+        self.lost = f"{len(others)} miners agree on other parameters than those of the own copy"
+        log.warning(
+            "window %d: uids %s agree on other parameters than those of the own copy, and nobody has its own: nothing "
+            "is judged by it until it is with them again (lost %d times so far)",
+            window,
+            ", ".join(map(str, others)),
+            self.times_lost,
+        )
+
+    def _recover(self, window: Window) -> None:
+        """Start from a checkpoint; one from which no miner was ever met is not taken again."""
+        why = self._guide.recover(window, is_vain=not self._is_proven)
+        if why:
+            log.warning("window %d: the own copy stays lost, asking again with the next window: %s", window, why)
+            return
+        log.warning(
+            "window %d: the own copy was lost, and starts from the checkpoint of window %d", window, self.window
+        )
+        self._is_proven, self.lost = False, ""
 
     def evaluate(self, sighting: Sighting, uids: Iterable[Uid], draw: Draw) -> Evaluated:
         """Try the payloads of some miners, each alone; the model is as before afterwards.

@@ -14,6 +14,7 @@ from templar_pl.exchange.checkpoint_upload import Author
 from templar_pl.exchange.record import PayloadSource
 from templar_pl.exchange.window_values import Identity, Limits
 from templar_pl.protocol import Peer
+from templar_pl.roles.copy_guide import CopyGuide
 from templar_pl.roles.node import Node
 from templar_pl.roles.own_copy import OwnCopy
 from templar_pl.roles.patience import Patience
@@ -29,6 +30,7 @@ from templar_pl.training.patient_chain import PatientChain
 from templar_pl.training.phases import PhaseClock
 from templar_pl.training.replica import Replica
 from templar_pl.training.trail import Trail
+from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +110,10 @@ class _Bench:
         """Bring the own copy to the run, and judge."""
         self._folder.mkdir(parents=True, exist_ok=True)
         checkpoints = self._checkpoints()
-        guide = CatchUp(self._replica, self._replica.codec, self._trail(), self._limits)
-        guide.restart()
+        trail = self._trail()
+        catch_up = CatchUp(self._replica, self._replica.codec, trail, self._limits)
+        catch_up.restart()
+        guide = CopyGuide(catch_up, trail, self._oldest_payloads)
         copy = OwnCopy(self._replica, guide, self._loader(), self._numbers.scoring, self._patience)
         publisher, journal = self._publisher()
         own, connection = self._identity, self._connection
@@ -118,7 +122,7 @@ class _Bench:
         parts = Parts(connection.chain, copy, lookout, journal, publisher, self._patience)
 
         def note() -> None:
-            if checkpoints is not None:
+            if checkpoints is not None and not copy.lost:
                 checkpoints.offer(self._replica.applied, self._replica.state)
 
         try:
@@ -127,6 +131,11 @@ class _Bench:
             publisher.close(CLOSE_TIMEOUT_S)
             if checkpoints is not None:
                 checkpoints.close(CLOSE_TIMEOUT_S)
+
+    def _oldest_payloads(self) -> Window:
+        """Return the first window whose payloads are still there when the next window opens."""
+        opened = self._patience.insist("the chain does not answer", self._connection.chain.window)
+        return Window(max(self._connection.start_window, opened + 1 - self._limits.keep_windows))
 
     def _publisher(self) -> tuple[ScorePublisher, Journal]:
         own, connection = self._identity, self._connection

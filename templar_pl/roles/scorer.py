@@ -113,13 +113,15 @@ class Scorer:
         if self._parts.copy.window <= window:
             lineage = self._parts.copy.follow(window, lineage)
         sighting = self._parts.lookout.look(window)
+        doubt = self._parts.copy.compare(sighting, lineage)
+        lineage = lineage.forgotten() if doubt else lineage
         draw = Draw(secrets.token_bytes(SECRET_BYTES))  # what is drawn now nobody knew while payloads could be changed
-        evaluated = self._evaluate(sighting, knowledge, draw)
+        evaluated = Evaluated((), doubt) if doubt else self._evaluate(sighting, knowledge, draw)
         records = WindowRecords(
             window=window,
             presences=sighting.presences,
             evaluations=evaluated.evaluations,
-            syncs=self._syncs(sighting, lineage),
+            syncs=() if doubt else self._syncs(sighting, lineage),
             overlaps=find_overlaps(sighting, self._sighting_before(window), self._run.grids, draw.seed("chunks")),
         )
         judgement = judge(knowledge.scoring, records, self._numbers.scoring, self._numbers.peers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from templar_pl.units import Uid, Window
 
 MAX_WINDOWS = 1024
 """Windows that are remembered at most; a fingerprint is 32 bytes."""
+
+AGREEING = 2
+"""Miners who must agree on other parameters before the validator doubts its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,31 @@ class Lineage:
         oldest = max(self.start_window, window - _reach(max_steps))
         is_complete = all(Window(when) in self.prints for when in range(oldest, window + 1))
         return SyncObservation(uid=uid, steps_behind=None) if is_complete else None
+
+    def contradicted_by(self, window: Window, named: Mapping[Uid, bytes]) -> tuple[Uid, ...]:
+        """Return the miners by whose word the validator's own parameters are wrong; empty if they need not be.
+
+        So they are where at least two miners agree on parameters that the validator never had, and nobody has its own:
+        as miners judge themselves by one another. Who names parameters of an earlier window is only behind.
+
+        Args:
+            window: of the payloads.
+            named: the fingerprint that each miner's payload names.
+
+        Returns:
+            All who name the parameters that most of them agree on, in uid order.
+        """
+        own = self.prints.get(window)
+        if own is None or own in named.values():
+            return ()
+        known = set(self.prints.values())
+        votes = Counter(seen for seen in named.values() if seen not in known)
+        most = max(votes, key=lambda seen: (votes[seen], seen), default=own)
+        return tuple(sorted(uid for uid, seen in named.items() if seen == most)) if votes[most] >= AGREEING else ()
+
+    def forgotten(self) -> Lineage:
+        """Return the lineage with nothing known: of whoever is lost, nobody can tell since when."""
+        return Lineage(self.start_window, {})
 
 
 def _reach(max_steps: float) -> int:

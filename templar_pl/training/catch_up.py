@@ -37,6 +37,10 @@ LATE_AGGREGATES = 2
 """Windows behind the goal at which an aggregate that is not there may still be on its way: it follows its manifest."""
 
 
+ANY = Window(0)
+"""No checkpoint is older."""
+
+
 class Target(Protocol):
     """A model that follows a run; `Replica` is one."""
 
@@ -91,12 +95,22 @@ class CatchUp:
         """The window to be applied next."""
         return Window(self._trail.start_window + self._target.applied)
 
-    def restart(self, *, is_lost: bool = False, until: Window | None = None) -> bool:
+    @property
+    def reasons(self) -> str:
+        """Why the last restart loaded nothing."""
+        return self._network.reasons
+
+    def distrust(self) -> None:
+        """Take the checkpoint that was loaded last no more: it led elsewhere."""
+        self._network.distrust()
+
+    def restart(self, *, is_lost: bool = False, since: Window = ANY, until: Window | None = None) -> bool:
         """Load the newest network checkpoint that can be used.
 
         Args:
             is_lost: whether the parameters are wrong: then any checkpoint of the run is taken, else only one that lies
                 ahead. A model that has applied nothing takes any, too: its first parameters are those of the network.
+            since: window of the oldest one that is taken.
             until: window of the newest one that is taken; None for any.
 
         Returns:
@@ -106,7 +120,8 @@ class CatchUp:
             OutOfSyncError: loading failed half-way, and no other checkpoint can be used.
         """
         takes_any = is_lost or self._target.applied == 0
-        is_loaded = self._load_since(self._trail.start_window if takes_any else Window(self.window + 1), until)
+        oldest = self._trail.start_window if takes_any else Window(self.window + 1)
+        is_loaded = self._load_since(max(oldest, since), until)
         if not is_loaded and not is_lost:
             log.debug("no checkpoint of the network is loaded: %s", self._network.reasons)
         return is_loaded

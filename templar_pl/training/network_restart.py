@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from templar_pl.errors import CheckpointError, DocumentError, Fault, OutOfSyncError, StoreError
+from templar_pl.errors import CheckpointError, Fault, OutOfSyncError, StoreError
 from templar_pl.exchange.aggregates import AggregateSource
 from templar_pl.exchange.network_checkpoints import Fetched, Source, Wanted, fetch_latest, latest_window
 from templar_pl.protocol.checkpoint import Checkpoint
 from templar_pl.protocol.model_state import ModelState
 from templar_pl.training.past_windows import in_background, is_outage, wait_for
-from templar_pl.training.trail import Trail, name_of
+from templar_pl.training.trail import Trail, name_of, said_before
 from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class NetworkRestart:
         """
         self._trail, self._check_interrupt = trail, check_interrupt
         self._refused: set[tuple[bytes, Window]] = set()
+        self._last: tuple[bytes, Window] | None = None
         self._reasons: list[str] = []
         self.is_outage = False
         """Whether the last try loaded nothing and may only have met a store that fails."""
@@ -85,6 +86,11 @@ class NetworkRestart:
             raise broken
         return None
 
+    def distrust(self) -> None:
+        """Take the checkpoint that was loaded last no more."""
+        if self._last is not None:
+            self._refused.add(self._last)
+
     def _newest_first(self, model: Loadable, since: Window) -> list[Source]:
         """Return who names a checkpoint that is new enough, or none though it may have some; the newest one's first."""
         found: list[tuple[Window, Source]] = []
@@ -121,6 +127,7 @@ class NetworkRestart:
             else:
                 log.info("window %d: loaded the checkpoint of %s", found.checkpoint.window, source.name)
                 _discard(found)
+                self._last = source.public_key, found.checkpoint.window
                 return found.checkpoint
         raise CheckpointError(f"{MAX_LOADS} checkpoints could not be loaded", fault=Fault.CONTENT)
 
@@ -138,7 +145,7 @@ class NetworkRestart:
             if until is not None and checkpoint.window > until:
                 raise CheckpointError(f"it is newer than that of window {until}", fault=Fault.WINDOW)
             if (source.public_key, checkpoint.window) in self._refused:
-                raise CheckpointError("it could not be loaded before", fault=Fault.CONTENT)
+                raise CheckpointError("it could not be loaded before, or led elsewhere", fault=Fault.CONTENT)
             if aggregates is not None:
                 _compare(checkpoint, aggregates, trail.start_window)
 
@@ -151,23 +158,12 @@ def _compare(checkpoint: Checkpoint, aggregates: AggregateSource, start_window: 
     Raises:
         CheckpointError: it is one.
     """
-    before = _said(aggregates, checkpoint.window, is_after=False)
-    if before is None and checkpoint.window > start_window:
-        before = _said(aggregates, Window(checkpoint.window - 1), is_after=True)
+    before = said_before(aggregates, checkpoint.window, start_window)
     if before is not None and before != checkpoint.fingerprint:
         raise CheckpointError(
             f"its parameters have fingerprint {checkpoint.fingerprint.hex()}, by the manifests {before.hex()}",
             fault=Fault.CONTENT,
         )
-
-
-def _said(aggregates: AggregateSource, window: Window, *, is_after: bool) -> bytes | None:
-    """Return the fingerprint before or after a window by its manifest; None if that cannot be had."""
-    try:
-        manifest = aggregates.fetch_manifest(window).manifest
-    except (DocumentError, StoreError):
-        return None
-    return manifest.after if is_after else manifest.before
 
 
 def _discard(found: Fetched) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from templar_pl.errors import DocumentError, StoreError
 from templar_pl.exchange.aggregates import AggregateSource, FileBuckets
 from templar_pl.exchange.network_checkpoints import Source
 from templar_pl.exchange.window_values import Collected
-from templar_pl.protocol import Peer, Verify
+from templar_pl.protocol import Manifest, Peer, Verify
 from templar_pl.units import Window
 
 
@@ -50,6 +51,31 @@ class Trail:
     def source(self, leader: Peer) -> Source:
         """Return where the checkpoints of a leader are. Raises `StoreError` if its address is malformed."""
         return Source(name_of(leader), leader.public_key, self.buckets.of(leader.address))
+
+
+def said_before(aggregates: AggregateSource, window: Window, start_window: Window) -> bytes | None:
+    """Return the fingerprint of the parameters before a window by its manifest, or else by that of the window before.
+
+    Args:
+        aggregates: whose manifests count.
+        window: of the run.
+        start_window: first window of the run.
+
+    Returns:
+        32 bytes; None if neither manifest can be had.
+    """
+    before = _manifest(aggregates, window)
+    if before is not None:
+        return before.before
+    earlier = _manifest(aggregates, Window(window - 1)) if window > start_window else None
+    return None if earlier is None else earlier.after
+
+
+def _manifest(aggregates: AggregateSource, window: Window) -> Manifest | None:
+    try:
+        return aggregates.fetch_manifest(window).manifest
+    except (DocumentError, StoreError):
+        return None
 
 
 def name_of(peer: Peer) -> str:

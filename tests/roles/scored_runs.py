@@ -21,7 +21,7 @@ from templar_pl.exchange.record import PayloadSource
 from templar_pl.exchange.window_values import Identity, Limits
 from templar_pl.hparams import HParams
 from templar_pl.protocol import Header, encode_payload, payload_key
-from templar_pl.roles.own_copy import OwnCopy
+from templar_pl.roles.own_copy import Guide, OwnCopy
 from templar_pl.roles.patience import Patience
 from templar_pl.roles.score_journal import Journal
 from templar_pl.roles.score_publisher import ScorePublisher
@@ -211,8 +211,21 @@ class Replay:
             sent = self._world.sent.get(self.window, {})
             self._replica.apply(self._replica.codec.updates([*dict(sorted(sent.items())).values()]))
 
+    def said_before(self, window: Window) -> bytes | None:
+        return None
 
-def validator_of(world: World, folder: Path | None = None, *, replica: Replica | None = None) -> tuple[Scorer, Journal]:
+    def recover(self, until: Window, *, is_vain: bool) -> str:
+        return "nobody publishes checkpoints"
+
+
+def validator_of(
+    world: World,
+    folder: Path | None = None,
+    *,
+    replica: Replica | None = None,
+    guide: Guide | None = None,
+    note: Callable[[OwnCopy], None] = lambda copy: None,
+) -> tuple[Scorer, Journal]:
     """Return a validator of a world, in its first or in a later life."""
     patience = Patience(1.0, lambda: None)
     replica = replica or world.replica()
@@ -221,7 +234,7 @@ def validator_of(world: World, folder: Path | None = None, *, replica: Replica |
     source = PayloadSource(replica.codec, identity, world.buckets, limits)
     lookout = Lookout(world.chain, world.buckets, RUN, source, patience)
     publisher = ScorePublisher(world.buckets.own(), world.chain, RUN, world.validator, journal=journal, keep_windows=40)
-    copy = OwnCopy(replica, Replay(world, replica), loader(), world.hparams.scoring, patience)
+    copy = OwnCopy(replica, guide or Replay(world, replica), loader(), world.hparams.scoring, patience)
     run = Run(RUN, replica.digest, Window(0), replica.codec.grids, world.hparams, world.validator)
     parts = Parts(world.chain, copy, lookout, journal, publisher, patience)
-    return Scorer(run, parts, lambda: None), journal
+    return Scorer(run, parts, lambda: note(copy)), journal

@@ -65,6 +65,44 @@ def test_of_equal_parameters_the_newest_count() -> None:
     assert lineage.observe(Uid(0), b"e" * 32, Window(START + 3), 3) == SyncObservation(uid=Uid(0), steps_behind=0.0)
 
 
+named = st.dictionaries(st.integers(0, 9).map(Uid), st.integers(START - 2, START + 9).map(print_of), max_size=8)
+
+
+@given(named, st.integers(0, 6))
+def test_the_own_parameters_are_doubted_only_where_two_agree_on_unknown_ones_and_nobody_has_them(
+    said: dict[Uid, bytes], length: int
+) -> None:
+    last = START + length
+    lineage = walk(list(range(START, last + 1)), 3)
+
+    others = lineage.contradicted_by(Window(last), said)
+
+    votes = [
+        sum(seen == other for other in said.values()) for seen in said.values() if seen not in lineage.prints.values()
+    ]
+    assert bool(others) == (print_of(last) not in said.values() and max(votes, default=0) >= 2)
+    assert list(others) == sorted(others)
+    assert len({said[uid] for uid in others}) <= 1
+    assert len(others) in (0, max(votes, default=0))
+
+
+def test_miners_who_agree_on_parameters_of_the_past_are_behind_and_nobody_doubts() -> None:
+    lineage = walk(list(range(START, START + 5)), 3)
+    said = {Uid(1): print_of(START + 2), Uid(2): print_of(START + 2)}
+
+    assert lineage.contradicted_by(Window(START + 4), said) == ()
+    assert lineage.contradicted_by(Window(START + 4), said | {Uid(3): b"x" * 32, Uid(5): b"x" * 32}) == (3, 5)
+
+
+def test_whoever_has_no_parameters_of_a_window_cannot_be_contradicted() -> None:
+    lineage = walk([START], 3)
+    said = {Uid(1): b"x" * 32, Uid(2): b"x" * 32}
+
+    assert lineage.contradicted_by(Window(START), said) == (1, 2)
+    assert lineage.contradicted_by(Window(START + 1), said) == ()
+    assert lineage.forgotten() == EMPTY
+
+
 @given(st.floats(0.1, 1e6))
 def test_no_more_is_remembered_than_counts(max_steps: float) -> None:
     lineage = walk(list(range(START, START + 40)), max_steps)
