@@ -27,6 +27,12 @@ def read_peers(connection: sqlite3.Connection) -> dict[Uid, Peer]:
     return _peers(connection.execute("SELECT uid, hotkey, public_key, address FROM neurons ORDER BY uid"))
 
 
+def read_senders(connection: sqlite3.Connection) -> dict[Uid, Window]:
+    """Return the first window in which the payload of each hotkey that sends may count, in uid order."""
+    rows = connection.execute("SELECT uid, since FROM neurons WHERE sends ORDER BY uid")
+    return {Uid(uid): Window(since) for uid, since in rows}
+
+
 def _peers(rows: Iterable[tuple[int, str, bytes, str]]) -> dict[Uid, Peer]:
     return {Uid(uid): Peer(Uid(uid), Hotkey(hotkey), public_key, address) for uid, hotkey, public_key, address in rows}
 

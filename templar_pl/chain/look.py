@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from templar_pl.chain.database import BUSY_TIMEOUT_S, explain
 from templar_pl.chain.local_config import LocalChainConfig, chain_settings
-from templar_pl.chain.local_register import read_peers
+from templar_pl.chain.local_register import read_peers, read_senders
 from templar_pl.chain.schema import APPLICATION_ID, compare, refuse_foreign
 from templar_pl.errors import ConfigError
 from templar_pl.protocol.peer import Peer
-from templar_pl.units import Uid
+from templar_pl.units import Uid, Window
 
 T = TypeVar("T")
 
@@ -44,8 +44,22 @@ class LocalRecords:
     peers: dict[Uid, Peer]
     """Who is registered, in uid order."""
 
+    sends_from: dict[Uid, Window]
+    """First window in which the payload of each of them may count; who never sends is missing."""
+
     born_at: float
     """UTC seconds of its first block."""
+
+    window_s: float | None
+    """Seconds of a window; None where its miners end it."""
+
+    def candidates(self, window: Window) -> dict[Uid, Peer]:
+        """Return whose payloads of a window may count, in uid order; their addresses are those of now."""
+        return {uid: self.peers[uid] for uid, first in self.sends_from.items() if first <= window}
+
+    def ends_at(self, window: Window) -> float | None:
+        """Return the UTC seconds of the first block after a window; None where its miners ended it."""
+        return None if self.window_s is None else self.born_at + (window + 1) * self.window_s
 
 
 def read_local_chain(path: Path, *, run: str) -> LocalRecords:
@@ -70,10 +84,12 @@ def _records(connection: sqlite3.Connection, path: Path, run: str) -> LocalRecor
         return None
     compare(connection, path, {"run": run})
     meta = dict(connection.execute("SELECT name, value FROM meta"))
+    peers, sends_from = read_peers(connection), read_senders(connection)
     if meta["pace"] == "wall":
-        return LocalRecords(read_peers(connection), float(meta["genesis"]))
+        window_s = int(meta["blocks_per_window"]) * float(meta["seconds_per_block"])
+        return LocalRecords(peers, sends_from, float(meta["genesis"]), window_s)
     (opened_at,) = connection.execute("SELECT opened_at FROM windows WHERE window = 0").fetchone()
-    return LocalRecords(read_peers(connection), float(opened_at))
+    return LocalRecords(peers, sends_from, float(opened_at), None)
 
 
 def _ask(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:

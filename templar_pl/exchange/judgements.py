@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from templar_pl.errors import DocumentError, Fault, OversizedError
-from templar_pl.exchange.store import Bucket, Buckets
+from templar_pl.exchange.store import Bucket, PeerBuckets
 from templar_pl.protocol import (
     MAX_PEER_LIST_BYTES,
     MAX_SCORE_BYTES,
@@ -33,7 +33,7 @@ def publish_peer_list(bucket: Bucket, peer_list: PeerListFile, signer: Signer) -
     bucket.put(peers_key(peer_list.run), encode_peer_list(peer_list, signer))
 
 
-def fetch_peer_list(buckets: Buckets, peer: Peer, run: str, verify: Verify) -> PeerListFile:
+def fetch_peer_list(buckets: PeerBuckets, peer: Peer, run: str, verify: Verify) -> PeerListFile:
     """Read the list of peers that a validator published last.
 
     Args:
@@ -54,7 +54,7 @@ def fetch_peer_list(buckets: Buckets, peer: Peer, run: str, verify: Verify) -> P
     return peer_list
 
 
-def fetch_score_record(buckets: Buckets, peer: Peer, run: str, window: Window, verify: Verify) -> ScoreRecord:
+def fetch_score_record(buckets: PeerBuckets, peer: Peer, run: str, window: Window, verify: Verify) -> ScoreRecord:
     """Read what a validator said of a window.
 
     Args:
@@ -80,7 +80,7 @@ def fetch_score_record(buckets: Buckets, peer: Peer, run: str, window: Window, v
 class _Read:
     """Reads documents of one validator."""
 
-    def __init__(self, buckets: Buckets, peer: Peer, verify: Verify, max_bytes: int) -> None:
+    def __init__(self, buckets: PeerBuckets, peer: Peer, verify: Verify, max_bytes: int) -> None:
         self._buckets, self._peer, self._verify, self._max_bytes = buckets, peer, verify, max_bytes
 
     def document(self, key: str, decode: _Decode[T]) -> T:

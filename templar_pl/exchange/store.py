@@ -96,12 +96,8 @@ class StreamingBucket(Bucket, Protocol):
         ...
 
 
-class Buckets(Protocol):
-    """All the buckets of a run."""
-
-    def own(self) -> Bucket:
-        """Return the bucket of this node."""
-        ...
+class PeerBuckets(Protocol):
+    """The buckets of a run, as somebody sees them who has none."""
 
     def of(self, address: str) -> BucketReader:
         """Return the bucket a peer committed to, without asking it anything.
@@ -109,6 +105,14 @@ class Buckets(Protocol):
         Raises:
             StoreError: the address is malformed, so that this peer cannot be reached.
         """
+        ...
+
+
+class Buckets(PeerBuckets, Protocol):
+    """All the buckets of a run."""
+
+    def own(self) -> Bucket:
+        """Return the bucket of this node."""
         ...
 
 

@@ -44,7 +44,7 @@ def run_audit(node: Node) -> int:
     found: list[AuditedWindow] = []
     try:
         with TemporaryDirectory(prefix="templar-audit-") as folder:
-            audit = RunAudit(view, replica, hparams.window, Path(folder), node.check_interrupt)
+            audit = RunAudit(view, replica, hparams, Path(folder), node.check_interrupt)
             span = audit.begin(node.options["first"], node.options["last"])
             _say(view, span)
             with _progress(span) as advance:

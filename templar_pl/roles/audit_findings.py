@@ -24,6 +24,12 @@ class Check(StrEnum):
     LEFT_OUT = "left out"
     """Each that is not: no valid one landed in time."""
 
+    IN_TIME = "in time"
+    """Each that is listed: when it landed, by its store."""
+
+    NOT_NAMED = "not named"
+    """Each of whom the manifest says nothing: it was no candidate, or sent nothing that counts."""
+
     AGGREGATE = "aggregate"
     """Notice, hash, signature, manifest, and the update that the payloads make, bit for bit."""
 
@@ -40,6 +46,9 @@ class Verdict(StrEnum):
     AGREES = "agrees"
     GONE = "gone"
     """What was to be looked at is not kept any more, as it may be; something else stands for it."""
+
+    UNCHECKED = "unchecked"
+    """It could not be looked at, since what would tell it is not kept; nothing speaks against it."""
 
     DOUBT = "doubt"
     """Odd, but no proof of anything: somebody should look."""
@@ -125,6 +134,11 @@ def summary(windows: Sequence[AuditedWindow]) -> str:
     if wrong:
         others = f" ({len(wrong)} of {span} do not)" if len(wrong) > 1 else ""
         return f"window {wrong[0].window} does not agree: {wrong[0].fault()}{others}"
-    odd = sum(any(f.verdict == Verdict.DOUBT for f in audited.findings.values()) for audited in windows)
-    doubts = f"; in {odd} of them something is odd" if odd else ""
-    return f"{span} agree{'s' if len(whole) == 1 else ''}{doubts}"
+    more = [(Verdict.DOUBT, "is odd"), (Verdict.UNCHECKED, "could not be checked")]
+    counts = [(_num_with(windows, verdict), words) for verdict, words in more]
+    others = "".join(f"; in {count} of them something {words}" for count, words in counts if count)
+    return f"{span} agree{'s' if len(whole) == 1 else ''}{others}"
+
+
+def _num_with(windows: Sequence[AuditedWindow], verdict: Verdict) -> int:
+    return sum(any(finding.verdict == verdict for finding in audited.findings.values()) for audited in windows)

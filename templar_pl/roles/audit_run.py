@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from templar_pl.config import WindowConfig
 from templar_pl.errors import ConfigError, DocumentError, ObjectMissingError
 from templar_pl.exchange.network_checkpoints import Source, Wanted
+from templar_pl.hparams import HParams
 from templar_pl.protocol import Manifest
 from templar_pl.protocol.peer import Peer
 from templar_pl.roles.audit_checkpoints import CheckpointAudit
@@ -35,14 +35,14 @@ class RunAudit:
     """An audit of one run."""
 
     def __init__(
-        self, view: RunView, replica: Replica, window: WindowConfig, folder: Path, check_interrupt: Callable[[], None]
+        self, view: RunView, replica: Replica, numbers: HParams, folder: Path, check_interrupt: Callable[[], None]
     ) -> None:
         """Look which windows and checkpoints there are.
 
         Args:
             view: of the run.
             replica: of the model, with its first parameters; the audit takes it over.
-            window: numbers of the run.
+            numbers: of the run.
             folder: for what is fetched; of this process alone; must exist.
             check_interrupt: asked often; raises what should end the audit.
 
@@ -51,7 +51,7 @@ class RunAudit:
         """
         self._view, self._check_interrupt = view, check_interrupt
         self._replay = Replay(replica, view.verify, check_interrupt)
-        self._store = StoreAudit(view, replica.digest, replica.codec.grids, folder, keep_windows=window.stale_retention)
+        self._store = StoreAudit(view, replica.digest, replica.codec.grids, folder, numbers)
         wanted = Wanted(view.run, replica.digest, view.start_window, replica.state, view.verify)
         sources = [_source(view, peer) for peer in (view.aggregator, view.validator) if peer is not None]
         self._checkpoints = CheckpointAudit(sources, wanted, folder)

@@ -20,26 +20,25 @@ from templar_pl.errors import (
     TransientError,
 )
 from templar_pl.exchange import AggregateSource, BucketReader, StandingManifest
-from templar_pl.exchange.gather import miss_of
 from templar_pl.exchange.large_objects import in_parallel
+from templar_pl.hparams import HParams
 from templar_pl.protocol import (
     AggregateHead,
     AggregateNotice,
-    Expected,
     Manifest,
     Payload,
     Peer,
     Shapes,
-    decode_payload,
     manifest_keys,
-    payload_bytes,
-    payload_key,
 )
 from templar_pl.roles.audit_findings import NOTHING, Check, Finding, Verdict, joined
+from templar_pl.roles.audit_landings import LandingAudit
+from templar_pl.roles.audit_payloads import Payloads
 from templar_pl.training.run_view import RunView
 from templar_pl.units import Uid, Window
 
 _NUM_READERS = 16  # payloads of one window are read side by side
+_TIME_SLACK_S = 0.001  # sums of times are rounded
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class StoreAudit:
     """Reads what the store has of one window after the other."""
 
     def __init__(
-        self, view: RunView, digest: bytes, grids: Mapping[str, ChunkGrid], folder: Path, *, keep_windows: int
+        self, view: RunView, digest: bytes, grids: Mapping[str, ChunkGrid], folder: Path, numbers: HParams
     ) -> None:
         """Store the parts.
 
@@ -91,11 +90,14 @@ class StoreAudit:
             digest: 32 bytes, of the settings and parameter shapes all nodes of the run share.
             grids: the chunks of every parameter.
             folder: for an aggregate at a time; must exist.
-            keep_windows: windows that miners keep their payloads for.
+            numbers: of the run.
         """
-        self._view, self._digest, self._grids = view, digest, grids
+        self._view, self._digest = view, digest
         self._shapes: Shapes = {name: grid.shape for name, grid in grids.items()}
-        self._path, self._keep_windows = folder / "aggregate.bin", keep_windows
+        self._path, self._keep_windows = folder / "aggregate.bin", numbers.window.stale_retention
+        self._delta_s = numbers.window.time_window_delta_seconds
+        self._payloads = Payloads(view, digest, grids)
+        self._landings = LandingAudit(view, self._payloads, self._is_kept, max_peers=numbers.peers.max_topk_peers)
         self._source = AggregateSource(view.buckets, view.aggregator, view.run, digest, view.verify)
 
     def windows(self) -> list[Window]:
@@ -125,6 +127,8 @@ class StoreAudit:
             register = self._view.register(window)
             self._read_payloads(found, found.manifest, register)
             self._look_at_left_out(found, found.manifest, register)
+            found.add(Check.IN_TIME, self._landings.of_listed(found.manifest, register))
+            found.add(Check.NOT_NAMED, self._landings.of_unnamed(found.manifest))
         self._read_aggregate(found)
         return found
 
@@ -143,6 +147,13 @@ class StoreAudit:
         steps = manifest.window - self._view.start_window + 1
         if manifest.steps != steps:
             yield Finding(Verdict.DIFFERS, f"it counts {manifest.steps} steps, must count {steps}")
+        if abs((open_s := manifest.closed_at - manifest.opened_at) - self._delta_s) > _TIME_SLACK_S:
+            words = f"its uploads were open for {open_s:.3f} s, must be for {self._delta_s:g} s"
+            yield Finding(Verdict.DIFFERS, words)
+        ended_at = self._view.ends_at(manifest.window)
+        if ended_at is not None and abs(manifest.opened_at - ended_at) > _TIME_SLACK_S:
+            words = f"its uploads began {manifest.opened_at - ended_at:.3f} s after its end by the clock of the chain"
+            yield Finding(Verdict.DIFFERS, words)
         if before is None:
             return
         if manifest.before != before.after:
@@ -170,10 +181,10 @@ class StoreAudit:
             words = f"uid {uid} is not registered, its bucket is not known"
             return Finding(Verdict.UNKNOWN if is_kept else Verdict.GONE, words)
         try:
-            data = self._get(peer, manifest.window)
+            data = self._payloads.get(peer, manifest.window)
             if (sha256 := hashlib.sha256(data).digest()) != (listed := manifest.payloads[uid]):
                 return Finding(Verdict.DIFFERS, f"uid {uid} has sha256 {_short(sha256)}, listed is {_short(listed)}")
-            return self._decode(data, manifest.window, peer)
+            return self._payloads.decode(data, peer, manifest.window)
         except ObjectMissingError:
             return self._absence(manifest.window, uid)
         except (OversizedError, PayloadError) as error:
@@ -208,25 +219,14 @@ class StoreAudit:
 
     def _left_out(self, manifest: Manifest, peer: Peer) -> Finding:
         """Doubt that a payload was rightly left out if it is there, valid and in time."""
-        key = payload_key(self._view.run, manifest.window, peer.uid)
         try:
-            landed_at = self._view.buckets.of(peer.address).head(key).modified
-            if miss_of(landed_at, (manifest.opened_at, manifest.closed_at)) is not None:
+            if not self._landings.landed_in_time(manifest, peer):
                 return NOTHING
-            self._decode(self._get(peer, manifest.window), manifest.window, peer)
-        except (StoreError, PayloadError):
+        except StoreError:
             return NOTHING
         fault = manifest.left_out[peer.uid].fault
         words = f"uid {peer.uid} is left out as {fault}, but a valid payload is there that landed in time"
         return Finding(Verdict.DOUBT, words)
-
-    def _get(self, peer: Peer, window: Window) -> bytes:
-        key = payload_key(self._view.run, window, peer.uid)
-        return self._view.buckets.of(peer.address).get(key, max_bytes=payload_bytes(self._grids))
-
-    def _decode(self, data: bytes, window: Window, peer: Peer) -> Payload:
-        expected = Expected(run=self._digest, window=window, uid=peer.uid, public_key=peer.public_key)
-        return decode_payload(data, self._grids, expected, self._view.verify)
 
     def _read_aggregate(self, found: Evidence) -> None:
         notice = self._notice(found)

@@ -163,6 +163,9 @@ class BittensorNetwork:
                 run=f"{self._run}-{start.window}",
                 buckets=buckets,
                 register=chain.candidates,
+                candidates=chain.candidates,
+                # Only an archive node dates old blocks, and two nodes may have dated one a slot apart.
+                ends_at=lambda _: None,
                 aggregator=aggregator,
                 validator=peer_of(peers, validator),
                 start_window=start.window,

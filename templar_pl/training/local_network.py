@@ -116,6 +116,8 @@ class LocalNetwork:
             run=run,
             buckets=buckets,
             register=lambda _: chain.peers,
+            candidates=chain.candidates,
+            ends_at=chain.ends_at,
             aggregator=peer_of(chain.peers, named) or only_aggregator(chain.peers, buckets, run),
             validator=peer_of(chain.peers, validator),
             start_window=Window(0),

@@ -26,11 +26,17 @@ class RunView:
     register: Callable[[Window], Mapping[Uid, Peer]]
     """Returns who was registered in a window, as well as it is still known. Raises `ChainError`."""
 
+    candidates: Callable[[Window], Mapping[Uid, Peer]]
+    """Returns whose payloads of a window might count, as well as it is still known. Raises `ChainError`."""
+
     aggregator: Peer
     """Whose manifests, aggregates and checkpoints are meant."""
 
     validator: Peer | None
     """Whose checkpoints count besides."""
+
+    ends_at: Callable[[Window], float | None]
+    """Returns the UTC seconds at which a window was over, when its uploads began; None where nobody can tell."""
 
     start_window: Window
     """Window whose update is the first of the run."""

@@ -16,7 +16,7 @@ from templar_pl.chain.local_chain import LocalChain
 from templar_pl.chain.local_config import LocalChainConfig
 from templar_pl.chain.look import look_at_local_chain, read_local_chain
 from templar_pl.errors import ConfigError
-from templar_pl.units import Block
+from templar_pl.units import Block, Window
 from tests.chain.nodes import RUN, local_chain
 
 CONFIG = LocalChainConfig()
@@ -101,6 +101,7 @@ def test_who_does_not_know_how_a_chain_keeps_time_reads_it_all_the_same(
         chain.register()
         chain.commit("somewhere")
         peers, born_at = chain.peers(), chain.timestamp(Block(0))
+        chain_ends_at = chain.upload_interval(Window(1))[0] if pace == "wall" else None
         if is_closed:
             chain.close()
         before = everything(tmp_path)
@@ -108,6 +109,9 @@ def test_who_does_not_know_how_a_chain_keeps_time_reads_it_all_the_same(
         read = read_local_chain(tmp_path / "chain.sqlite", run=RUN)
 
         assert (read.peers, read.born_at) == (peers, born_at)
+        assert read.candidates(Window(0)) == {}
+        assert read.candidates(Window(1)) == peers
+        assert read.ends_at(Window(1)) == chain_ends_at
         assert not is_closed or everything(tmp_path) == before
 
 

@@ -21,6 +21,7 @@ from templar_pl.exchange import AggregatePublisher, LocalBuckets, read_aggregate
 from templar_pl.exchange.aggregates import FileBucket
 from templar_pl.exchange.checkpoint_publisher import CheckpointPublisher
 from templar_pl.exchange.checkpoint_upload import Author, Moment
+from templar_pl.hparams import HParams
 from templar_pl.protocol import (
     AggregateHead,
     Exclusion,
@@ -41,8 +42,10 @@ from templar_pl.units import Uid, Window
 
 RUN = "my-run"
 WINDOWS, EVERY = 12, 4
+DELTA_S = WindowConfig.time_window_delta_seconds
 COMPRESSION = CompressionConfig(chunk_size=4, topk=3, momentum_decay=0.9)
 SCHEDULE = ScheduleConfig(learning_rate=0.01, warmup_steps=5, t_max=7, weight_decay=0.1)
+SENDERS = frozenset({Uid(0), Uid(1), Uid(2)})
 LEFT_OUT = Uid(2)
 """Whose payload is missing in every third window."""
 
@@ -109,6 +112,8 @@ class Plan:
     start: Window
     windows: int = WINDOWS
     compression: CompressionConfig = COMPRESSION
+    ends_at: Callable[[Window], float] = lambda _: time.time()
+    """When each window is over; payloads are written now all the same."""
 
 
 def write_run(plan: Plan, replica: Replica, aggregator: Member, miners: list[Member], folder: Path) -> None:
@@ -125,7 +130,7 @@ def write_run(plan: Plan, replica: Replica, aggregator: Member, miners: list[Mem
             assert checkpoints.wait(60) is not None
         if applied == plan.windows:
             return
-        opened_at, before, rate = time.time(), replica.fingerprint(), replica.learning_rate
+        opened_at, before, rate = plan.ends_at(window), replica.fingerprint(), replica.learning_rate
         absent = {LEFT_OUT} if applied % 3 == 2 else set()
         sent = {uid: sender.send(window) for uid, sender in senders.items() if uid not in absent}
         chunks = [payload.chunks for _, payload in sent.values()]
@@ -136,7 +141,7 @@ def write_run(plan: Plan, replica: Replica, aggregator: Member, miners: list[Mem
             payloads={uid: sha256 for uid, (sha256, _) in sent.items()},
             left_out={uid: Exclusion(Fault.MISSING, "there is no object") for uid in absent},
             opened_at=opened_at,
-            closed_at=time.time(),
+            closed_at=opened_at + DELTA_S,
             before=before,
             after=replica.fingerprint(),
             steps=replica.applied,
@@ -245,6 +250,8 @@ class World:
             run=RUN,
             buckets=LocalBuckets(self.folder / "store", "nobody"),
             register=lambda _: known,
+            ends_at=lambda _: None,
+            candidates=lambda _: {uid: peer for uid, peer in known.items() if uid in SENDERS},
             aggregator=self.peers()[Uid(3)],
             validator=None,
             start_window=self.start,
@@ -259,12 +266,16 @@ class World:
         *,
         view: RunView | None = None,
         keep_windows: int = 100,
+        max_peers: int = 15,
         seed: int = 7,
         check_interrupt: Callable[[], None] = lambda: None,
     ) -> list[AuditedWindow]:
         """Audit with a replica whose own parameters are others, unless `seed` is 1."""
         folder = self.folder / "audit"
         folder.mkdir(exist_ok=True)
-        window = WindowConfig(stale_retention=keep_windows)
-        audit = RunAudit(view or self.view(), self.replica(seed), window, folder, check_interrupt)
+        numbers = HParams(
+            window=WindowConfig(stale_retention=keep_windows),
+            peers=PeersConfig(max_topk_peers=max_peers, minimum_peers=1),
+        )
+        audit = RunAudit(view or self.view(), self.replica(seed), numbers, folder, check_interrupt)
         return list(audit.windows(audit.begin(first, last)))

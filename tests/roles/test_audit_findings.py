@@ -24,7 +24,7 @@ from templar_pl.roles.audit_table import as_json, show_windows
 from templar_pl.units import Window
 
 ORDER = list(Verdict)
-FINE = {Verdict.NOTHING, Verdict.AGREES, Verdict.GONE, Verdict.DOUBT}
+FINE = {Verdict.NOTHING, Verdict.AGREES, Verdict.GONE, Verdict.UNCHECKED, Verdict.DOUBT}
 findings = st.builds(Finding, st.sampled_from(Verdict), st.text("abc [/]", max_size=9))
 windows = st.lists(st.fixed_dictionaries(dict.fromkeys(Check, findings)), max_size=5).map(
     lambda each: [AuditedWindow(Window(7 + i), found) for i, found in enumerate(each)]
@@ -85,6 +85,14 @@ def test_programs_and_people_are_told_the_same(drawn: list[AuditedWindow]) -> No
         (
             [window(3, payloads=Finding(Verdict.DOUBT, "odd")), window(4)],
             "windows 3..4 agree; in 1 of them something is odd",
+        ),
+        (
+            [window(n, **{"in time": Finding(Verdict.UNCHECKED, "not kept")}) for n in (3, 4)],
+            "windows 3..4 agree; in 2 of them something could not be checked",
+        ),
+        (
+            [window(3, manifest=Finding(Verdict.DOUBT, "odd")), window(4, manifest=Finding(Verdict.UNCHECKED, "old"))],
+            "windows 3..4 agree; in 1 of them something is odd; in 1 of them something could not be checked",
         ),
         (
             [window(3), window(4, aggregate=Finding(Verdict.UNKNOWN, "a"), manifest=Finding(Verdict.DIFFERS, "b"))],
