@@ -26,9 +26,14 @@ class AggregateCLI(RoleCLI):
         )
 
 
-def aggregate_command(arguments: Sequence[str]) -> int:
-    """Run an aggregator; see `run_role`."""
-    return run_role(arguments, AggregateCLI, _aggregate)
+def aggregate_command(arguments: Sequence[str], command_line: type[AggregateCLI] = AggregateCLI) -> int:
+    """Run an aggregator; see `run_role`.
+
+    Args:
+        arguments: of the command line.
+        command_line: parses them, and says which network they ask for.
+    """
+    return run_role(arguments, command_line, _aggregate)
 
 
 def _aggregate(node: Node) -> int:

@@ -26,9 +26,14 @@ class ScoreCLI(RoleCLI):
         )
 
 
-def score_command(arguments: Sequence[str]) -> int:
-    """Run a validator; see `run_role`."""
-    return run_role(arguments, ScoreCLI, _score)
+def score_command(arguments: Sequence[str], command_line: type[ScoreCLI] = ScoreCLI) -> int:
+    """Run a validator; see `run_role`.
+
+    Args:
+        arguments: of the command line.
+        command_line: parses them, and says which network they ask for.
+    """
+    return run_role(arguments, command_line, _score)
 
 
 def _score(node: Node) -> int:

@@ -25,7 +25,7 @@ from templar_pl.protocol import RunFile
 from templar_pl.training.followed import followed
 from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers
 from templar_pl.training.node_folder import NodeFolder
-from templar_pl.training.outlook import SubnetOutlook, SubnetSeen
+from templar_pl.training.outlook import RunStart, SubnetOutlook, SubnetSeen
 from templar_pl.training.run_start import RunTerms
 from templar_pl.training.run_view import RunView, peer_of
 from templar_pl.training.subnet_look import look_at_subnet
@@ -189,15 +189,11 @@ class BittensorNetwork:
                 self._r2.own().check()
             # Asked before anything is written: the chain takes few commitments in an epoch.
             terms, address = self._terms(digest, window), self._address(signer)
-            start = terms.start(chain, buckets)
-            if start.teller is None:
-                _refuse_odd_start(chain, buckets.own(), terms.file(start.window), signer.public_key)
-                publish_run_file(buckets.own(), terms.file(start.window), signer, verify)
-            else:
-                log.info("uid %d says that the run began with window %d", start.teller, start.window)
+            start = _begin_or_join(chain, buckets, terms, signer)
             aggregator = named or _hotkey_of(chain, start.teller)
             chain.commit(address)
-            _say_when_it_counts(chain, uid, address, signer)
+            if sends:
+                _say_when_it_counts(chain, uid, address, signer)
         except BaseException:
             chain.close()
             raise
@@ -252,6 +248,20 @@ class BittensorNetwork:
             start_window=self._config.start_window,
             leader=self._config.leader,
         )
+
+
+def _begin_or_join(
+    chain: BittensorChain, buckets: LocalBuckets | R2Buckets, terms: RunTerms, signer: HotkeySigner
+) -> RunStart:
+    """Return where the run began or, if that is for this node to say, publish it. Raises as `RunTerms.start`."""
+    start = terms.start(chain, buckets)
+    if start.teller is None:
+        run_file = terms.file(start.window)
+        _refuse_odd_start(chain, buckets.own(), run_file, signer.public_key)
+        publish_run_file(buckets.own(), run_file, signer, verify)
+    else:
+        log.info("uid %d says that the run began with window %d", start.teller, start.window)
+    return start
 
 
 def _hotkey_of(chain: BittensorChain, uid: Uid | None) -> Hotkey | None:

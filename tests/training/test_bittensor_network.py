@@ -229,6 +229,14 @@ def test_a_newcomer_is_told_when_it_counts(world: World, caplog: pytest.LogCaptu
     assert caplog.messages == []
 
 
+def test_who_sends_nothing_is_not_told_when_its_payloads_count(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    world.register("leader", stake=1.0)
+    world.connections.append(world.network("leader", start_window=40).open(DIGEST, WINDOW, sends=False))
+
+    assert caplog.messages == []
+
+
 def test_a_hotkey_that_is_not_registered_is_told_the_command(world: World) -> None:
     with pytest.raises(ConfigError, match=COMMAND):
         world.join("stranger", start_window=40)
