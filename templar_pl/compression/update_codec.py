@@ -49,19 +49,7 @@ class UpdateCodec:
         """
         if product_dtype not in (torch.float32, torch.float64):
             raise ValueError(f"product_dtype must be torch.float32 or torch.float64, got {product_dtype}")
-        self.grids = Grids(
-            {
-                name: chunk_grid(
-                    tuple(shape),
-                    chunk_size=config.chunk_size,
-                    topk=config.topk,
-                    value_bits=config.value_bits,
-                    transform=config.transform,
-                    index_coding=config.index_coding,
-                )
-                for name, shape in shapes.items()
-            }
-        )
+        self.grids = Grids({name: _chunks_of(tuple(shape), config) for name, shape in shapes.items()})
         self._device = device
         slabs = self._new_slabs()
         self.backend: Literal["native", "torch"] = "torch"
@@ -155,6 +143,17 @@ def check_names(what: str, names: Iterable[str], grids: Mapping[str, ChunkGrid])
     missing, unknown = [name for name in grids if name not in got], sorted(got - grids.keys())
     if missing or unknown:
         raise ValueError(f"{what} must name the parameters of this model; missing {missing}, unknown {unknown}")
+
+
+def _chunks_of(shape: tuple[int, ...], config: CompressionConfig) -> ChunkGrid:
+    return chunk_grid(
+        shape,
+        chunk_size=config.chunk_size,
+        topk=config.topk,
+        value_bits=config.value_bits,
+        transform=config.transform,
+        index_coding=config.index_coding,
+    )
 
 
 def _target(given: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -55,10 +55,6 @@ def pack_documents(
     The last sequence is filled up with padding: every token is trained on in the window that its page belongs to, and
     no window depends on the one before.
 
-    Bits per byte need the bytes that the predicted tokens stand for. A document's bytes are spread evenly over its
-    tokens in whole numbers that add up exactly; end-of-text stands for none. With one token a byte this is exact;
-    otherwise only the boundaries of sequences are approximate.
-
     Args:
         documents: tokens of each document; any may be empty.
         num_bytes: UTF-8 bytes of each document.
@@ -77,14 +73,21 @@ def pack_documents(
     if len(num_bytes) != len(documents):
         raise ValueError(f"num_bytes must name one size per document ({len(documents)}), got {len(num_bytes)}")
     stream = [np.asarray([*document, end_of_text], dtype=np.int64) for document in documents]
-    sizes = [_spread(size, len(document)) for size, document in zip(num_bytes, documents, strict=True)]
-    labels = _cut(stream, sequence_length, IGNORED_LABEL)  # (S, L)
-    token_bytes = _cut(sizes, sequence_length, 0)  # (S, L)
     return PackedSequences(
         input_ids=torch.from_numpy(_cut(stream, sequence_length, pad)),
-        labels=torch.from_numpy(labels),
-        num_bytes=torch.from_numpy(token_bytes[:, 1:].sum(axis=1)),
+        labels=torch.from_numpy(_cut(stream, sequence_length, IGNORED_LABEL)),
+        num_bytes=torch.from_numpy(_predicted_bytes(documents, num_bytes, sequence_length)),
     )
+
+
+def _predicted_bytes(documents: Sequence[Sequence[int]], num_bytes: Sequence[int], length: int) -> np.ndarray:
+    """Return the (S,) int64 bytes that the predicted tokens of each sequence stand for, which bits per byte need.
+
+    A document's bytes are spread evenly over its tokens in whole numbers that add up exactly; end-of-text stands for
+    none. With one token a byte this is exact; otherwise only the boundaries of sequences are approximate.
+    """
+    sizes = [_spread(size, len(document)) for size, document in zip(num_bytes, documents, strict=True)]
+    return _cut(sizes, length, 0)[:, 1:].sum(axis=1)  # (S, L) without the first token of each
 
 
 def _spread(num_bytes: int, num_tokens: int) -> np.ndarray:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from templar_pl.errors import (
     CheckpointError,
@@ -20,6 +21,7 @@ from templar_pl.exchange.checkpoint_files import digests, inspect
 from templar_pl.exchange.disk import explained
 from templar_pl.exchange.large_objects import FileDigest, LargeBucket
 from templar_pl.exchange.store import Bucket
+from templar_pl.exchange.window_values import Identity
 from templar_pl.protocol.checkpoint import (
     CHECKPOINT_FILE,
     MAX_CHECKPOINT_BYTES,
@@ -64,6 +66,11 @@ class Author:
     signer: Signer
     verify: Verify
 
+    @classmethod
+    def of(cls, identity: Identity) -> Self:
+        """Return a node of a run as an author, with the version of this package that is installed."""
+        return cls(identity.run, identity.digest, version("templar_pl"), identity.signer, identity.verify)
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -98,21 +105,7 @@ def publish_snapshot(
         CheckpointError: a number is not finite, or the optimizer's state is too large for a document.
         StoreError: disk or store failed.
     """
-    fingerprint, layout = inspect(folder)
-    stored = {name: _stored(author.run, moment.window, name, digest) for name, digest in digests(folder).items()}
-    checkpoint = Checkpoint(
-        run=author.run,
-        digest=author.digest,
-        window=moment.window,
-        applied=moment.applied,
-        fingerprint=fingerprint,
-        layout=layout,
-        version=author.version,
-        model=stored[MODEL_FILE],
-        optimizer=stored.get(OPTIMIZER_FILE),
-        state=description,
-        tokens=moment.tokens,
-    )
+    checkpoint = _checkpoint_of(folder, author, moment, description)
     try:
         data = encode_checkpoint(checkpoint, author.signer)
     except ValueError as error:
@@ -179,6 +172,25 @@ def delete_old(bucket: Bucket, author: Author, keep: int, start_window: Window) 
         if windows := found[name].intersection(stale):
             bucket.delete([checkpoint_keys(author.run, name).key(window) for window in sorted(windows)])
     return stale
+
+
+def _checkpoint_of(folder: Path, author: Author, moment: Moment, description: JsonMap | None) -> Checkpoint:
+    """Return what is to be signed of a snapshot. Raises as `inspect`."""
+    fingerprint, layout = inspect(folder)
+    stored = {name: _stored(author.run, moment.window, name, digest) for name, digest in digests(folder).items()}
+    return Checkpoint(
+        run=author.run,
+        digest=author.digest,
+        window=moment.window,
+        applied=moment.applied,
+        fingerprint=fingerprint,
+        layout=layout,
+        version=author.version,
+        model=stored[MODEL_FILE],
+        optimizer=stored.get(OPTIMIZER_FILE),
+        state=description,
+        tokens=moment.tokens,
+    )
 
 
 def _stored(run: str, window: Window, name: str, digest: FileDigest) -> StoredFile:

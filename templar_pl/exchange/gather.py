@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -109,24 +109,11 @@ def gather(
     Raises:
         ValueError: an argument is out of range.
     """
-    if poll_s <= 0 or max_threads < 1:
-        raise ValueError(f"poll_s must be above 0 and max_threads at least 1, got {poll_s} and {max_threads}")
-    if wrong := [uid for uid, request in requests.items() if request.peer != uid]:
-        raise ValueError(f"each request must be filed under the uid of its peer, got others for {wrong}")
-    payloads: dict[Uid, T] = {}
-    skipped: dict[Uid, PayloadError | StoreError] = {}
+    _check(requests, poll_s, max_threads)
     downloads = _Downloads(requests, interval=interval, deadline=deadline, poll_s=poll_s)
     try:
         downloads.start(min(max_threads, len(requests)))
-        for uid, answer in downloads.answers():
-            if not isinstance(answer, bytes):
-                skipped[uid] = answer
-                continue
-            try:
-                payloads[uid] = decode(uid, answer)
-            except PayloadError as error:
-                # A traceback would keep the frames alive, and with them everybody's payloads.
-                skipped[uid] = error.with_traceback(None)
+        payloads, skipped = _decoded(downloads.answers(), decode)
     finally:
         downloads.close()
     skipped |= downloads.unanswered(set(requests) - set(payloads) - set(skipped))
@@ -134,6 +121,32 @@ def gather(
 
 
 _Answer = bytes | PayloadError | StoreError
+
+
+def _check(requests: Mapping[Uid, Request], poll_s: float, max_threads: int) -> None:
+    """Raise `ValueError` if an argument of `gather` is out of range."""
+    if poll_s <= 0 or max_threads < 1:
+        raise ValueError(f"poll_s must be above 0 and max_threads at least 1, got {poll_s} and {max_threads}")
+    if wrong := [uid for uid, request in requests.items() if request.peer != uid]:
+        raise ValueError(f"each request must be filed under the uid of its peer, got others for {wrong}")
+
+
+def _decoded(
+    answers: Iterable[tuple[Uid, _Answer]], decode: Callable[[Uid, bytes], T]
+) -> tuple[dict[Uid, T], dict[Uid, PayloadError | StoreError]]:
+    """Return the payloads that could be decoded, and why the others could not."""
+    payloads: dict[Uid, T] = {}
+    skipped: dict[Uid, PayloadError | StoreError] = {}
+    for uid, answer in answers:
+        if not isinstance(answer, bytes):
+            skipped[uid] = answer
+            continue
+        try:
+            payloads[uid] = decode(uid, answer)
+        except PayloadError as error:
+            # A traceback would keep the frames alive, and with them everybody's payloads.
+            skipped[uid] = error.with_traceback(None)
+    return payloads, skipped
 
 
 @dataclass(frozen=True, slots=True)

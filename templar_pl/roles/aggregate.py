@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from importlib.metadata import version
 
 from templar_pl.config import check_ranges
 from templar_pl.errors import ConfigError
 from templar_pl.exchange import AggregatePublisher, AggregateSource, Retention
 from templar_pl.exchange.checkpoint_publisher import CheckpointPublisher
 from templar_pl.exchange.checkpoint_upload import Author
-from templar_pl.exchange.window_values import Identity, Limits
-from templar_pl.protocol import Peer, aggregate_keys, manifest_keys, notice_keys
+from templar_pl.exchange.window_values import Limits
+from templar_pl.protocol import aggregate_keys, manifest_keys, notice_keys
 from templar_pl.roles.aggregate_outbox import Outbox
 from templar_pl.roles.aggregator import Aggregator
 from templar_pl.roles.checkpoint_keeper import CheckpointKeeper
@@ -94,14 +93,7 @@ class _Desk:
         self._folder = node.network.node_dir / "aggregate"
         self._bucket = connection.buckets.own()
         self._patience = Patience(node.recovery.patience_s, node.check_interrupt)
-        self._identity = Identity(
-            connection.run,
-            replica.digest,
-            connection.uid,
-            address=connection.address,
-            signer=connection.signer,
-            verify=connection.verify,
-        )
+        self._identity = connection.identity(replica.digest)
 
     def run(self, max_applied: int | None) -> None:
         """Begin or take up the run, and go through its windows."""
@@ -138,11 +130,8 @@ class _Desk:
             keeper.close(timeout_s)
 
     def _checkpoints(self) -> CheckpointPublisher:
-        own = self._identity
-        author = Author(own.run, own.digest, version("templar_pl"), own.signer, own.verify)
-        return CheckpointPublisher(
-            self._bucket, author, self._folder / "checkpoints", keep=self._config.keep_checkpoints
-        )
+        author, folder = Author.of(self._identity), self._folder / "checkpoints"
+        return CheckpointPublisher(self._bucket, author, folder, keep=self._config.keep_checkpoints)
 
     def _retention(self) -> Retention:
         keep, run = self._config.keep_windows, self._identity.run
@@ -164,8 +153,7 @@ class _Desk:
 
     def _outbox(self) -> Outbox:
         own, connection = self._identity, self._connection
-        me = Peer(own.uid, connection.hotkey, own.signer.public_key, own.address)
         shapes = {name: tuple(parameter.shape) for name, parameter in self._replica.parameters.items()}
         publisher = AggregatePublisher(self._bucket, own.run, self._folder, own.signer, own.verify)
-        source = AggregateSource(connection.buckets, me, own.run, own.digest, own.verify)
+        source = AggregateSource(connection.buckets, connection.peer, own.run, own.digest, own.verify)
         return Outbox(publisher, source, shapes, folder=self._folder, verify=own.verify, patience=self._patience)

@@ -52,6 +52,6 @@ class CopyGuide:
             OutOfSyncError: loading failed half-way, and no other can be used.
         """
         if is_vain:
-            self._catch_up.distrust()
+            self._catch_up.distrust_checkpoint()
         since = self._trail.start_window if self._trail.aggregates() is not None else self._oldest_payloads()
         return "" if self._catch_up.restart(is_lost=True, since=since, until=until) else self._catch_up.reasons

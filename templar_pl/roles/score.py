@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 from templar_pl.config import check_ranges
 from templar_pl.errors import ConfigError
 from templar_pl.exchange.checkpoint_upload import Author
 from templar_pl.exchange.record import PayloadSource
-from templar_pl.exchange.window_values import Identity, Limits
-from templar_pl.protocol import Peer
+from templar_pl.exchange.window_values import Limits
 from templar_pl.roles.copy_guide import CopyGuide
 from templar_pl.roles.node import Node
 from templar_pl.roles.own_copy import OwnCopy
@@ -96,14 +94,7 @@ class _Bench:
             keep_windows=self._numbers.window.stale_retention,
             check_interrupt=node.check_interrupt,
         )
-        self._identity = Identity(
-            connection.run,
-            replica.digest,
-            connection.uid,
-            address=connection.address,
-            signer=connection.signer,
-            verify=connection.verify,
-        )
+        self._identity = connection.identity(replica.digest)
         self._source = PayloadSource(replica.codec, self._identity, connection.buckets, self._limits)
 
     def run(self) -> None:
@@ -159,10 +150,9 @@ class _Bench:
         config: ScoreConfig = self._node.options["score"]
         if config.keep_checkpoints == 0:
             return None
-        own = self._identity
         checkpoints = NetworkCheckpoints(
             self._connection.buckets.own(),
-            Author(own.run, own.digest, version("templar_pl"), own.signer, own.verify),
+            Author.of(self._identity),
             self._folder / "checkpoints",
             start_window=self._connection.start_window,
             frequency=self._numbers.window.checkpoint_frequency,
@@ -184,5 +174,5 @@ class _Bench:
             self._source, own, connection, self._limits, known=chain.register, candidates=chain.candidates
         )
         trail = open_trail(connection, own.digest, chain, record, self._folder / "fetched")
-        me = Peer(own.uid, connection.hotkey, own.signer.public_key, own.address)
+        me = connection.peer
         return replace(trail, leaders=lambda: [*(peer for peer in trail.leaders() if peer.uid != me.uid), me])

@@ -14,7 +14,7 @@ from templar_pl.protocol import (
     ScoreRecord,
 )
 from templar_pl.roles.sightings import Sighting
-from templar_pl.scoring import Evaluation, Judgement, WindowRecords
+from templar_pl.scoring import Evaluation, Judgement, ScoringState, WindowRecords
 from templar_pl.units import Uid
 
 
@@ -49,12 +49,27 @@ def make_record(
         evaluation: how payloads were evaluated, or why none was.
         scoring: how scores and weights are made.
     """
-    state = judgement.state
+    # Scoring and protocol are strangers, and so are their types of one shape: a map of texts, numbers and maps.
+    penalties = tuple(PenaltyNote(cut.uid, str(cut.reason), dict(cut.evidence)) for cut in judgement.penalties)
+    return ScoreRecord(
+        run=run[0],
+        digest=run[1],
+        window=records.window,
+        miners=_miners(sighting, records, judgement.state, scoring),
+        penalties=penalties,
+        evaluation=evaluation,
+    )
+
+
+def _miners(
+    sighting: Sighting, records: WindowRecords, state: ScoringState, scoring: ScoringConfig
+) -> dict[Uid, ScoredMiner]:
+    """Return what is said of each miner that was registered."""
     scores, weights = state.scores(scoring), state.weights(scoring)
     behind: Mapping[Uid, float | str] = {
         sync.uid: UNKNOWN if sync.steps_behind is None else sync.steps_behind for sync in records.syncs
     }
-    miners = {
+    return {
         seen.uid: ScoredMiner(
             hotkey=seen.hotkey,
             fault=seen.fault,
@@ -65,13 +80,3 @@ def make_record(
         )
         for seen in records.presences
     }
-    # Scoring and protocol are strangers, and so are their types of one shape: a map of texts, numbers and maps.
-    penalties = tuple(PenaltyNote(cut.uid, str(cut.reason), dict(cut.evidence)) for cut in judgement.penalties)
-    return ScoreRecord(
-        run=run[0],
-        digest=run[1],
-        window=records.window,
-        miners=miners,
-        penalties=penalties,
-        evaluation=evaluation,
-    )

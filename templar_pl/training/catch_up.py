@@ -100,7 +100,7 @@ class CatchUp:
         """Why the last restart loaded nothing."""
         return self._network.reasons
 
-    def distrust(self) -> None:
+    def distrust_checkpoint(self) -> None:
         """Take the checkpoint that was loaded last no more: it led elsewhere."""
         self._network.distrust()
 
@@ -197,7 +197,7 @@ class CatchUp:
         self._looked_at = behind
         return self._load_since(Window(self.window + worth), goal)
 
-    def distrust(self, window: Window) -> None:
+    def distrust_aggregate(self, window: Window) -> None:
         """Use the aggregate of a window no more: it leads elsewhere than its manifest says."""
         self._distrusted.add(window)
 

@@ -85,15 +85,11 @@ class LlamaModule(LightningModule):
         # Checkpoints hold the settings as plain dicts; `load_from_checkpoint` hands those in.
         llama, schedule = _restored(LlamaConfig, llama), _restored(ScheduleConfig, schedule)
         generation = _restored(GenerationConfig, generation)
+        configs = {"llama": llama, "schedule": schedule, "generation": generation}
         self.save_hyperparameters(
-            {
-                "llama": asdict(llama),
-                "schedule": asdict(schedule),
-                "tokenizer_name": tokenizer_name,
-                "generation": asdict(generation),
-                "init_seed": init_seed,
-                "gradient_checkpointing": gradient_checkpointing,
-            }
+            {name: asdict(config) for name, config in configs.items()}
+            | {"tokenizer_name": tokenizer_name, "init_seed": init_seed}
+            | {"gradient_checkpointing": gradient_checkpointing}
         )
         self._schedule, self._tokenizer_name, self._generation = schedule, tokenizer_name, generation
         self._tokenizer: Tokenizer | None = None

@@ -11,6 +11,8 @@ from templar_pl.chain import Chain, LeasedAgreement
 from templar_pl.config import WindowConfig
 from templar_pl.errors import ChainError, ConfigError
 from templar_pl.exchange.aggregates import NodeBuckets
+from templar_pl.exchange.window_values import Identity
+from templar_pl.protocol.peer import Peer
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.training.outlook import Outlook
 from templar_pl.training.run_view import RunView
@@ -57,6 +59,15 @@ class Connection:
 
     manifest_wait_s: float
     """Seconds after the end of uploads for which a manifest is waited for."""
+
+    @property
+    def peer(self) -> Peer:
+        """This node, as the others see it."""
+        return Peer(self.uid, self.hotkey, self.signer.public_key, self.address)
+
+    def identity(self, digest: bytes) -> Identity:
+        """Return who this node is in the run, whose settings and parameter shapes have a digest of 32 bytes."""
+        return Identity(self.run, digest, self.uid, address=self.address, signer=self.signer, verify=self.verify)
 
     def close(self) -> None:
         """Take part no more and let go of the chain."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.metadata import version
 from pathlib import Path
 
 from templar_pl.errors import StoreError
@@ -28,7 +27,7 @@ def network_checkpoints(connection: Connection, digest: bytes, folder: Path, *, 
         folder: for snapshots on their way, of this process alone.
         frequency: windows between two checkpoints; at least 1.
     """
-    author = Author(connection.run, digest, version("templar_pl"), connection.signer, connection.verify)
+    author = Author.of(connection.identity(digest))
     bucket, start = connection.buckets.own(), connection.start_window
     return NetworkCheckpoints(bucket, author, folder, start_window=start, frequency=frequency)
 

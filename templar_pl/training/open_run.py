@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from templar_pl.compression import MomentumCodec
 from templar_pl.exchange.retention import Retention
-from templar_pl.exchange.window_values import Identity, Limits
+from templar_pl.exchange.window_values import Limits
 from templar_pl.protocol.keys import debug_keys, payload_keys
 from templar_pl.training.heartbeat import Heartbeat
 from templar_pl.training.network import Connection
@@ -43,16 +43,14 @@ class OpenRun:
         self.chain = PatientChain(
             connection.chain, phases, patience_s=limits.patience_s, check_interrupt=limits.check_interrupt
         )
-        identity = Identity(
-            connection.run,
-            digest,
-            connection.uid,
-            address=connection.address,
-            signer=connection.signer,
-            verify=connection.verify,
+        self.round_trip = open_round_trip(
+            codec,
+            connection.identity(digest),
+            connection,
+            limits,
+            known=self.chain.register,
+            candidates=self.chain.candidates,
         )
-        known, candidates = self.chain.register, self.chain.candidates
-        self.round_trip = open_round_trip(codec, identity, connection, limits, known=known, candidates=candidates)
         payloads, self._debug_keys = (make(connection.run, connection.uid) for make in (payload_keys, debug_keys))
         keep = {payloads: limits.keep_windows, self._debug_keys: debug_windows}
         self._retention, self._writes_debug = Retention(connection.buckets.own(), keep), debug_windows > 0

@@ -199,7 +199,7 @@ class Session:
             return
         after, mine = standing.manifest.after, fingerprint(self.parameters)
         if after != mine:
-            self.run.catch_up.distrust(standing.manifest.window)
+            self.run.catch_up.distrust_aggregate(standing.manifest.window)
             says = f"its manifest says {after.hex()[:16]}"
             self.run.lose(f"the aggregate leads to parameters {mine.hex()[:16]}, {says}")
 

@@ -16,7 +16,7 @@ from templar_pl.config import CompressionConfig, PeersConfig, WindowConfig
 from templar_pl.errors import Fault
 from templar_pl.exchange import AggregatePublisher, StandingManifest
 from templar_pl.exchange.aggregates import FileBucket
-from templar_pl.exchange.window_values import Collected, Identity, Limits
+from templar_pl.exchange.window_values import Collected, Limits
 from templar_pl.protocol import Exclusion, Manifest
 from templar_pl.protocol.fingerprint import fingerprint
 from templar_pl.training.opening import open_round_trip
@@ -48,14 +48,7 @@ class SmallAggregator:
         self.connection = connection = LocalNetwork(str(root), hotkey="writer", chain=chain).open(
             self._digest, window, sends=False
         )
-        identity = Identity(
-            connection.run,
-            self._digest,
-            connection.uid,
-            connection.address,
-            connection.signer,
-            connection.verify,
-        )
+        identity = connection.identity(self._digest)
         limits = Limits(window.gather_timeout_seconds, 60.0, 15, 100, lambda: None)
         self._round_trip = open_round_trip(
             codec,
