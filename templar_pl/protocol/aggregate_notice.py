@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from templar_pl.protocol.document import MAX_INTEGER, JsonMap, open_document, sign_document
-from templar_pl.protocol.fields import check_between, check_digests, check_names, digest_of, whole_of
+from templar_pl.protocol.document import MAX_INTEGER
+from templar_pl.protocol.fields import check_between, check_digests
+from templar_pl.protocol.form import DIGEST, WHOLE, Form, Record
 from templar_pl.protocol.keys import MAX_WINDOW
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.units import Window
 
 MAX_NOTICE_BYTES = 1024
 """A notice has some 550 bytes."""
-
-_KIND = "aggregate"
-_FIELDS = {"run", "window", "manifest", "sha256", "size"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,42 +43,21 @@ class AggregateNotice:
         check_between(self, window=(0, MAX_WINDOW), size=(1, MAX_INTEGER))
 
 
+_FORM = Form(
+    kind="aggregate",
+    what="notice of an aggregate",
+    max_bytes=MAX_NOTICE_BYTES,
+    record=Record(
+        AggregateNotice, {"run": DIGEST, "window": WHOLE, "manifest": DIGEST, "sha256": DIGEST, "size": WHOLE}
+    ),
+)
+
+
 def encode_notice(notice: AggregateNotice, signer: Signer) -> bytes:
     """Write and sign the notice of an aggregate, in at most MAX_NOTICE_BYTES bytes."""
-    statement: JsonMap = {
-        "run": notice.run.hex(),
-        "window": notice.window,
-        "manifest": notice.manifest.hex(),
-        "sha256": notice.sha256.hex(),
-        "size": notice.size,
-    }
-    return sign_document(_KIND, statement, signer)
+    return _FORM.encode(notice, signer)
 
 
 def decode_notice(data: bytes, verify: Verify) -> tuple[bytes, AggregateNotice]:
-    """Read and check the notice of an aggregate.
-
-    Args:
-        data: bytes of any content and length.
-        verify: checks a signature.
-
-    Returns:
-        The public key of whoever signed it, which may be anybody, and what it says.
-
-    Raises:
-        DocumentError: the bytes are no notice, or the signature is not good. The fault is SIZE, FORMAT, SIGNATURE or
-            CONTENT.
-    """
-    return open_document(_KIND, data, verify, max_bytes=MAX_NOTICE_BYTES).read(_read_notice, "notice of an aggregate")
-
-
-def _read_notice(statement: JsonMap) -> AggregateNotice:
-    """Return what a statement says. Raises `ValueError` if it is none about an aggregate."""
-    check_names(statement, _FIELDS)
-    return AggregateNotice(
-        run=digest_of(statement, "run"),
-        window=Window(whole_of(statement, "window")),
-        manifest=digest_of(statement, "manifest"),
-        sha256=digest_of(statement, "sha256"),
-        size=whole_of(statement, "size"),
-    )
+    """Read and check the notice of an aggregate; arguments, result and errors as of `Form.decode`."""
+    return _FORM.decode(data, verify)

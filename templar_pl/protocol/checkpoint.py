@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from templar_pl.protocol.document import JsonMap, JsonValue, open_document, sign_document
-from templar_pl.protocol.fields import check_between, check_digests, check_names, digest_of, text_of, whole_of
+from templar_pl.protocol.document import JsonMap, JsonValue
+from templar_pl.protocol.fields import check_between, check_digests, check_names, check_version, read_map
+from templar_pl.protocol.form import DIGEST, MAP, TEXT, WHOLE, Field, Form, Record
 from templar_pl.protocol.keys import MAX_WINDOW, checkpoint_keys, run_key
 from templar_pl.protocol.run_file import StoredFile
 from templar_pl.protocol.signing import Signer, Verify
@@ -22,11 +24,6 @@ MAX_CHECKPOINT_BYTES = 2**18
 MAX_LATEST_BYTES = 1024
 
 MAX_TOKENS = 2**53 - 1
-
-_KIND, _LATEST_KIND = "checkpoint", "latest"
-_VERSION = re.compile(r"[0-9A-Za-z.+!_-]{1,64}")
-_FIELDS = {"run", "digest", "window", "applied", "fingerprint", "layout", "version", "files"}
-_OPTIONAL = {"state", "tokens"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +69,7 @@ class Checkpoint:
         run_key(self.run)
         check_digests(self, "digest", "fingerprint", "layout")
         check_between(self, window=(0, MAX_WINDOW), applied=(0, self.window))
-        if not _VERSION.fullmatch(self.version):
-            raise ValueError(f"version must be 1..64 of 0-9, A-Z, a-z and `.+!_-`, got {self.version[:80]!r}")
+        check_version(self.version)
         if self.tokens is not None:
             check_between(self, tokens=(0, MAX_TOKENS))
         if self.state is None and self.optimizer is not None:
@@ -112,95 +108,65 @@ class Latest:
 
 
 def encode_checkpoint(checkpoint: Checkpoint, signer: Signer) -> bytes:
-    """Write and sign a checkpoint.
-
-    Raises:
-        ValueError: there are more than MAX_CHECKPOINT_BYTES bytes, or the state is no statement.
-    """
-    statement: JsonMap = {
-        "run": checkpoint.run,
-        "digest": checkpoint.digest.hex(),
-        "window": checkpoint.window,
-        "applied": checkpoint.applied,
-        "fingerprint": checkpoint.fingerprint.hex(),
-        "layout": checkpoint.layout.hex(),
-        "version": checkpoint.version,
-        "files": {name: {"sha256": f.sha256.hex(), "size": f.size} for name, f in checkpoint.files.items()},
-    }
-    if checkpoint.state is not None:
-        statement["state"] = checkpoint.state
-    if checkpoint.tokens is not None:
-        statement["tokens"] = checkpoint.tokens
-    data = sign_document(_KIND, statement, signer)
-    if len(data) > MAX_CHECKPOINT_BYTES:
-        raise ValueError(f"{CHECKPOINT_FILE} has at most {MAX_CHECKPOINT_BYTES} bytes, got {len(data)}")
-    return data
+    """Write and sign a checkpoint. Raises `ValueError` as `Form.encode`."""
+    return _FORM.encode(checkpoint, signer)
 
 
 def decode_checkpoint(data: bytes, verify: Verify) -> tuple[bytes, Checkpoint]:
-    """Read and check a checkpoint.
-
-    Args:
-        data: bytes of any content and length.
-        verify: checks a signature.
-
-    Returns:
-        The public key of whoever signed it, which may be anybody, and what it says.
-
-    Raises:
-        DocumentError: the fault is SIZE, FORMAT, SIGNATURE or CONTENT.
-    """
-    return open_document(_KIND, data, verify, max_bytes=MAX_CHECKPOINT_BYTES).read(_read, "checkpoint")
+    """Read and check a checkpoint; arguments, result and errors as of `Form.decode`."""
+    return _FORM.decode(data, verify)
 
 
 def encode_latest(latest: Latest, signer: Signer) -> bytes:
     """Write and sign which checkpoint is the newest."""
-    statement: JsonMap = {"run": latest.run, "window": latest.window, "sha256": latest.sha256.hex()}
-    return sign_document(_LATEST_KIND, statement, signer)
+    return _LATEST_FORM.encode(latest, signer)
 
 
 def decode_latest(data: bytes, verify: Verify) -> tuple[bytes, Latest]:
-    """Read and check which checkpoint is the newest; arguments, result and errors as of `decode_checkpoint`."""
-    return open_document(_LATEST_KIND, data, verify, max_bytes=MAX_LATEST_BYTES).read(
-        _read_latest, "name of a checkpoint"
-    )
+    """Read and check which checkpoint is the newest; arguments, result and errors as of `Form.decode`."""
+    return _LATEST_FORM.decode(data, verify)
 
 
-def _read_latest(values: JsonMap) -> Latest:
-    check_names(values, {"run", "window", "sha256"})
-    return Latest(text_of(values, "run"), Window(whole_of(values, "window")), digest_of(values, "sha256"))
+def _checkpoint_of(run: str, window: Window, files: Mapping[str, dict[str, Any]], **said: Any) -> Checkpoint:
+    """Make a checkpoint of what its fields say; the keys of its files follow from the rest."""
+    stored = {name: StoredFile(key=checkpoint_keys(run, name).key(window), **file) for name, file in files.items()}
+    model, optimizer = stored[MODEL_FILE], stored.get(OPTIMIZER_FILE)
+    return Checkpoint(run=run, window=window, model=model, optimizer=optimizer, **said)
 
 
-def _read(values: JsonMap) -> Checkpoint:
-    """Return what a statement says. Raises `ValueError` if it is none about a checkpoint."""
-    check_names(values, _FIELDS | (_OPTIONAL & values.keys()))
-    run, window = text_of(values, "run"), Window(whole_of(values, "window"))
-    files = _map_of(values, "files")
+def _write_files(files: Mapping[str, StoredFile]) -> JsonMap:
+    return {name: _FILE.write(file) for name, file in files.items()}
+
+
+def _read_files(value: JsonValue, name: str) -> dict[str, dict[str, Any]]:
+    files = read_map(value, name)
     check_names(files, {MODEL_FILE} | ({OPTIMIZER_FILE} & files.keys()))
-    stored = {name: _stored(run, window, name, _map_of(files, name)) for name in files}
-    return Checkpoint(
-        run=run,
-        digest=digest_of(values, "digest"),
-        window=window,
-        applied=whole_of(values, "applied"),
-        fingerprint=digest_of(values, "fingerprint"),
-        layout=digest_of(values, "layout"),
-        version=text_of(values, "version"),
-        model=stored[MODEL_FILE],
-        optimizer=stored.get(OPTIMIZER_FILE),
-        state=_map_of(values, "state") if "state" in values else None,
-        tokens=whole_of(values, "tokens") if "tokens" in values else None,
-    )
+    return {each: _FILE.read(read_map(files[each], each)) for each in files}
 
 
-def _stored(run: str, window: Window, name: str, values: JsonMap) -> StoredFile:
-    check_names(values, {"sha256", "size"})
-    key = checkpoint_keys(run, name).key(window)
-    return StoredFile(key=key, sha256=digest_of(values, "sha256"), size=whole_of(values, "size"))
-
-
-def _map_of(values: JsonMap, name: str) -> JsonMap:
-    value: JsonValue = values[name]
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a map, got a {type(value).__name__}")
-    return value
+_FILE: Record[Any] = Record(dict, {"sha256": DIGEST, "size": WHOLE})
+_FORM = Form(
+    kind="checkpoint",
+    what="checkpoint",
+    max_bytes=MAX_CHECKPOINT_BYTES,
+    record=Record(
+        _checkpoint_of,
+        {
+            "run": TEXT,
+            "digest": DIGEST,
+            "window": WHOLE,
+            "applied": WHOLE,
+            "fingerprint": DIGEST,
+            "layout": DIGEST,
+            "version": TEXT,
+            "files": Field(_write_files, _read_files),
+        },
+        {"state": MAP, "tokens": WHOLE},
+    ),
+)
+_LATEST_FORM = Form(
+    kind="latest",
+    what="name of a checkpoint",
+    max_bytes=MAX_LATEST_BYTES,
+    record=Record(Latest, {"run": TEXT, "window": WHOLE, "sha256": DIGEST}),
+)

@@ -9,21 +9,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from templar_pl.config import MAX_PEERS
 from templar_pl.errors import Fault, PayloadError, StoreError
 from templar_pl.protocol.agreement import Settlement
-from templar_pl.protocol.document import MAX_INTEGER, JsonMap, open_document, sign_document
-from templar_pl.protocol.fields import (
-    DIGEST_BYTES,
-    check_between,
-    check_digests,
-    check_names,
-    digest_of,
-    number_of,
-    text_of,
-    whole_of,
-)
+from templar_pl.protocol.document import MAX_INTEGER, JsonMap, JsonValue
+from templar_pl.protocol.fields import DIGEST_BYTES, check_between, check_digests, check_names, read_digest
+from templar_pl.protocol.form import DIGEST, FAULT, NUMBER, TEXT, WHOLE, Field, Form, Record
 from templar_pl.protocol.keys import MAX_UID, MAX_WINDOW
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.units import Uid, Window
@@ -34,10 +27,8 @@ MAX_MANIFEST_BYTES = 2**18
 MAX_WORDS = 120
 """Characters of the words with which a uid is left out."""
 
-_KIND = "manifest"
 _MAX_TIME = 2.0**40
 _UID = re.compile(r"0|[1-9][0-9]{0,9}")
-_MANIFEST_FIELDS = {"run", "window", "peers", "opened_at", "closed_at", "before", "after", "steps", "learning_rate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +100,11 @@ class Manifest:
                 raise ValueError(f"{name} must be no negative zero: one number has one encoding")
         _check_peers(self.payloads, self.left_out)
 
+    @property
+    def peers(self) -> dict[Uid, bytes | Exclusion]:
+        """What is said of every selected uid: the hash of its payload, or why it is left out."""
+        return {**self.payloads, **self.left_out}
+
     def settlement(self) -> Settlement:
         """Return the list that all nodes apply."""
         payloads = {uid: self.payloads[uid] for uid in sorted(self.payloads)}
@@ -117,38 +113,12 @@ class Manifest:
 
 def encode_manifest(manifest: Manifest, signer: Signer) -> bytes:
     """Write and sign a manifest, in at most MAX_MANIFEST_BYTES bytes."""
-    peers: JsonMap = {str(uid): {"sha256": sha256.hex()} for uid, sha256 in manifest.payloads.items()}
-    for uid, why in manifest.left_out.items():
-        peers[str(uid)] = {"fault": why.fault.value, "words": why.words}
-    statement: JsonMap = {
-        "run": manifest.run.hex(),
-        "window": manifest.window,
-        "peers": peers,
-        "opened_at": float(manifest.opened_at).hex(),
-        "closed_at": float(manifest.closed_at).hex(),
-        "before": manifest.before.hex(),
-        "after": manifest.after.hex(),
-        "steps": manifest.steps,
-        "learning_rate": float(manifest.learning_rate).hex(),
-    }
-    return sign_document(_KIND, statement, signer)
+    return _FORM.encode(manifest, signer)
 
 
 def decode_manifest(data: bytes, verify: Verify) -> tuple[bytes, Manifest]:
-    """Read and check a manifest.
-
-    Args:
-        data: bytes of any content and length.
-        verify: checks a signature.
-
-    Returns:
-        The public key of whoever signed it, which may be anybody, and what it says.
-
-    Raises:
-        DocumentError: the bytes are no manifest, or the signature is not good. The fault is SIZE, FORMAT, SIGNATURE or
-            CONTENT.
-    """
-    return open_document(_KIND, data, verify, max_bytes=MAX_MANIFEST_BYTES).read(_read_manifest, "manifest")
+    """Read and check a manifest; arguments, result and errors as of `Form.decode`."""
+    return _FORM.decode(data, verify)
 
 
 def _check_peers(payloads: Mapping[Uid, bytes], left_out: Mapping[Uid, Exclusion]) -> None:
@@ -164,35 +134,33 @@ def _check_peers(payloads: Mapping[Uid, bytes], left_out: Mapping[Uid, Exclusion
             raise ValueError(f"sha256 of the payload of uid {uid} must have {DIGEST_BYTES} bytes, got {len(sha256)}")
 
 
-def _read_manifest(statement: JsonMap) -> Manifest:
-    """Return what a statement says. Raises `ValueError` if it is none about a window."""
-    check_names(statement, _MANIFEST_FIELDS)
-    peers = statement["peers"]
-    if not isinstance(peers, dict) or len(peers) > MAX_PEERS:
-        raise ValueError(f"peers must be a map of at most {MAX_PEERS}")
-    payloads: dict[Uid, bytes] = {}
-    left_out: dict[Uid, Exclusion] = {}
-    for uid in sorted(map(_uid, peers)):
-        entry = peers[str(uid)]
+def _manifest_of(peers: Mapping[Uid, bytes | Exclusion], **said: Any) -> Manifest:
+    payloads = {uid: each for uid, each in peers.items() if isinstance(each, bytes)}
+    left_out = {uid: each for uid, each in peers.items() if isinstance(each, Exclusion)}
+    return Manifest(payloads=payloads, left_out=left_out, **said)
+
+
+def _write_peers(peers: Mapping[Uid, bytes | Exclusion]) -> JsonMap:
+    return {
+        str(uid): {"sha256": each.hex()} if isinstance(each, bytes) else _EXCLUSION.write(each)
+        for uid, each in peers.items()
+    }
+
+
+def _read_peers(value: JsonValue, name: str) -> dict[Uid, bytes | Exclusion]:
+    if not isinstance(value, dict) or len(value) > MAX_PEERS:
+        raise ValueError(f"{name} must be a map of at most {MAX_PEERS}")
+    peers: dict[Uid, bytes | Exclusion] = {}
+    for uid in sorted(map(_uid, value)):
+        entry = value[str(uid)]
         if not isinstance(entry, dict):
             raise ValueError(f"what is said of uid {uid} must be a map")
         if "sha256" in entry:
             check_names(entry, {"sha256"})
-            payloads[uid] = digest_of(entry, "sha256")
+            peers[uid] = read_digest(entry["sha256"], "sha256")
         else:
-            left_out[uid] = _read_exclusion(entry)
-    return Manifest(
-        run=digest_of(statement, "run"),
-        window=Window(whole_of(statement, "window")),
-        payloads=payloads,
-        left_out=left_out,
-        opened_at=number_of(statement, "opened_at"),
-        closed_at=number_of(statement, "closed_at"),
-        before=digest_of(statement, "before"),
-        after=digest_of(statement, "after"),
-        steps=whole_of(statement, "steps"),
-        learning_rate=number_of(statement, "learning_rate"),
-    )
+            peers[uid] = _EXCLUSION.read(entry)
+    return peers
 
 
 def _uid(text: str) -> Uid:
@@ -201,6 +169,23 @@ def _uid(text: str) -> Uid:
     return Uid(int(text))
 
 
-def _read_exclusion(values: JsonMap) -> Exclusion:
-    check_names(values, {"fault", "words"})
-    return Exclusion(Fault(text_of(values, "fault")), text_of(values, "words"))
+_EXCLUSION = Record(Exclusion, {"fault": FAULT, "words": TEXT})
+_FORM = Form(
+    kind="manifest",
+    what="manifest",
+    max_bytes=MAX_MANIFEST_BYTES,
+    record=Record(
+        _manifest_of,
+        {
+            "run": DIGEST,
+            "window": WHOLE,
+            "peers": Field(_write_peers, _read_peers),
+            "opened_at": NUMBER,
+            "closed_at": NUMBER,
+            "before": DIGEST,
+            "after": DIGEST,
+            "steps": WHOLE,
+            "learning_rate": NUMBER,
+        },
+    ),
+)

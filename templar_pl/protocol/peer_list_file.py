@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from templar_pl.config import MAX_PEERS
-from templar_pl.protocol.document import JsonMap, open_document, sign_document
-from templar_pl.protocol.fields import check_between, check_names, text_of, whole_of
+from templar_pl.protocol.fields import check_between
+from templar_pl.protocol.form import TEXT, WHOLE, Form, Record, list_of
 from templar_pl.protocol.keys import MAX_UID, MAX_WINDOW, peers_key
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.units import Uid, Window
 
 MAX_PEER_LIST_BYTES = 2**14
 """Each of 512 uids takes 11 bytes at most."""
-
-_KIND = "peers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,49 +40,21 @@ class PeerListFile:
             raise ValueError(f"uids must be in 0..{MAX_UID}, got {self.uids[0]}..{self.uids[-1]}")
 
 
+_FORM = Form(
+    kind="peers",
+    what="list of peers",
+    max_bytes=MAX_PEER_LIST_BYTES,
+    record=Record(
+        PeerListFile, {"run": TEXT, "window": WHOLE, "effective_from": WHOLE, "uids": list_of(WHOLE, "a uid")}
+    ),
+)
+
+
 def encode_peer_list(peer_list: PeerListFile, signer: Signer) -> bytes:
     """Write and sign a list of peers, in at most MAX_PEER_LIST_BYTES bytes."""
-    statement: JsonMap = {
-        "run": peer_list.run,
-        "window": peer_list.window,
-        "effective_from": peer_list.effective_from,
-        "uids": list(peer_list.uids),
-    }
-    return sign_document(_KIND, statement, signer)
+    return _FORM.encode(peer_list, signer)
 
 
 def decode_peer_list(data: bytes, verify: Verify) -> tuple[bytes, PeerListFile]:
-    """Read and check a list of peers.
-
-    Args:
-        data: bytes of any content and length.
-        verify: checks a signature.
-
-    Returns:
-        The public key of whoever signed it, which may be anybody, and what it says.
-
-    Raises:
-        DocumentError: the bytes are no list of peers, or the signature is not good. The fault is SIZE, FORMAT,
-            SIGNATURE or CONTENT.
-    """
-    document = open_document(_KIND, data, verify, max_bytes=MAX_PEER_LIST_BYTES)
-    return document.read(_read_peer_list, "list of peers")
-
-
-def _read_peer_list(statement: JsonMap) -> PeerListFile:
-    """Return what a statement says. Raises `ValueError` if it is no list of peers."""
-    check_names(statement, {"run", "window", "effective_from", "uids"})
-    uids = statement["uids"]
-    if not isinstance(uids, list):
-        raise ValueError(f"uids must be a list, got a {type(uids).__name__}")
-    read: list[Uid] = []
-    for uid in uids:
-        if not isinstance(uid, int):
-            raise ValueError(f"a uid must be a whole number, got a {type(uid).__name__}")
-        read.append(Uid(uid))
-    return PeerListFile(
-        run=text_of(statement, "run"),
-        window=Window(whole_of(statement, "window")),
-        effective_from=Window(whole_of(statement, "effective_from")),
-        uids=tuple(read),
-    )
+    """Read and check a list of peers; arguments, result and errors as of `Form.decode`."""
+    return _FORM.decode(data, verify)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from templar_pl.protocol.document import JsonMap, JsonValue, open_document, sign_document
-from templar_pl.protocol.fields import check_between, check_digests, check_names, digest_of, text_of, whole_of
+from templar_pl.protocol.fields import check_between, check_digests, check_version
+from templar_pl.protocol.form import DIGEST, TEXT, WHOLE, Form, Record, nested
 from templar_pl.protocol.keys import MAX_WINDOW, run_key
 from templar_pl.protocol.signing import Signer, Verify
 from templar_pl.units import Window
@@ -17,10 +17,7 @@ MAX_RUN_FILE_BYTES = 4096
 MAX_NETUID = 2**16 - 1
 MAX_OBJECT_BYTES = 2**53 - 1
 
-_KIND = "run"
-_VERSION = re.compile(r"[0-9A-Za-z.+!_-]{1,64}")
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
-_FIELDS = {"run", "digest", "netuid", "start_window", "blocks_per_window", "version"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,61 +69,36 @@ class RunFile:
         run_key(self.run)
         check_digests(self, "digest")
         check_between(self, netuid=(0, MAX_NETUID), start_window=(0, MAX_WINDOW), blocks_per_window=(1, 10**6))
-        if not _VERSION.fullmatch(self.version):
-            raise ValueError(f"version must be 1..64 of 0-9, A-Z, a-z and `.+!_-`, got {self.version[:80]!r}")
+        check_version(self.version)
         if self.checkpoint is not None and not self.checkpoint.key.startswith(f"{self.run}/"):
             raise ValueError(f"the checkpoint of {self.run} must be below its name, got {self.checkpoint.key!r}")
 
 
+_STORED_FILE = Record(StoredFile, {"key": TEXT, "sha256": DIGEST, "size": WHOLE})
+_FORM = Form(
+    kind="run",
+    what="run file",
+    max_bytes=MAX_RUN_FILE_BYTES,
+    record=Record(
+        RunFile,
+        {
+            "run": TEXT,
+            "digest": DIGEST,
+            "netuid": WHOLE,
+            "start_window": WHOLE,
+            "blocks_per_window": WHOLE,
+            "version": TEXT,
+        },
+        {"checkpoint": nested(_STORED_FILE)},
+    ),
+)
+
+
 def encode_run_file(run_file: RunFile, signer: Signer) -> bytes:
     """Write and sign a run file, in at most MAX_RUN_FILE_BYTES bytes."""
-    statement: JsonMap = {
-        "run": run_file.run,
-        "digest": run_file.digest.hex(),
-        "netuid": run_file.netuid,
-        "start_window": run_file.start_window,
-        "blocks_per_window": run_file.blocks_per_window,
-        "version": run_file.version,
-    }
-    if run_file.checkpoint is not None:
-        file = run_file.checkpoint
-        statement["checkpoint"] = {"key": file.key, "sha256": file.sha256.hex(), "size": file.size}
-    return sign_document(_KIND, statement, signer)
+    return _FORM.encode(run_file, signer)
 
 
 def decode_run_file(data: bytes, verify: Verify) -> tuple[bytes, RunFile]:
-    """Read and check a run file.
-
-    Args:
-        data: bytes of any content and length.
-        verify: checks a signature.
-
-    Returns:
-        The public key of whoever signed it, which may be anybody, and what it says.
-
-    Raises:
-        DocumentError: the bytes are no run file, or the signature is not good. The fault is SIZE, FORMAT, SIGNATURE or
-            CONTENT.
-    """
-    return open_document(_KIND, data, verify, max_bytes=MAX_RUN_FILE_BYTES).read(_read, "run file")
-
-
-def _read(statement: JsonMap) -> RunFile:
-    """Return what a statement says. Raises `ValueError` if it is none about a run."""
-    check_names(statement, _FIELDS | ({"checkpoint"} & statement.keys()))
-    return RunFile(
-        run=text_of(statement, "run"),
-        digest=digest_of(statement, "digest"),
-        netuid=whole_of(statement, "netuid"),
-        start_window=Window(whole_of(statement, "start_window")),
-        blocks_per_window=whole_of(statement, "blocks_per_window"),
-        version=text_of(statement, "version"),
-        checkpoint=_stored_file(statement["checkpoint"]) if "checkpoint" in statement else None,
-    )
-
-
-def _stored_file(value: JsonValue) -> StoredFile:
-    if not isinstance(value, dict):
-        raise ValueError("checkpoint must be a map")
-    check_names(value, {"key", "sha256", "size"})
-    return StoredFile(key=text_of(value, "key"), sha256=digest_of(value, "sha256"), size=whole_of(value, "size"))
+    """Read and check a run file; arguments, result and errors as of `Form.decode`."""
+    return _FORM.decode(data, verify)
