@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from bittensor import Wallet
 
 from templar_pl.chain import BittensorConfig, new_hotkey
 from templar_pl.chain.bittensor_chain import BittensorChain
+from templar_pl.chain.subtensor import OpenSubstrate
 from tests.end_to_end.node import ROOT, TINY, Node
 from tests.end_to_end.test_r2 import variables
 from tests.servers.seaweed import S3Server, seaweed
@@ -65,7 +67,7 @@ class SubnetWorld:
             new_hotkey(),
             config,
             register_command="",
-            open_substrate=lambda: RemoteSubstrate(self.address),
+            open_substrate=cast(OpenSubstrate, lambda: RemoteSubstrate(self.address)),
         )
         chain.open()
         try:
