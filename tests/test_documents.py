@@ -50,16 +50,24 @@ def test_every_command_of_the_package_is_accepted_as_it_stands(text: str, monkey
         assert stop.value.code in (0, None), words
 
 
-def test_the_command_that_scores_is_accepted_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from templar_pl.cli_score import score_command  # noqa: PLC0415 - torch would slow down collecting this file
+def test_every_command_of_a_role_is_accepted_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from templar_pl.cli import run_command  # noqa: PLC0415 - torch would slow down collecting this file
+    from templar_pl.cli_aggregate import AggregateCLI  # noqa: PLC0415
+    from templar_pl.cli_audit import AuditCLI  # noqa: PLC0415
+    from templar_pl.cli_score import ScoreCLI  # noqa: PLC0415
+    from templar_pl.cli_swarm import SwarmCLI  # noqa: PLC0415
 
+    parsers = {cli.command: cli for cli in (AggregateCLI, AuditCLI, ScoreCLI, SwarmCLI)}
     monkeypatch.chdir(ROOT)
-    lines = [words for words in commands(VALIDATOR, "python") if "score" in words]
-    assert lines
+    texts = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    lines = [words for text in texts for words in commands(text, "python") if words[1:3] == ["-m", "templar_pl"]]
+    assert {words[3] for words in lines} >= parsers.keys()
     for words in lines:
-        with pytest.raises(SystemExit) as stop:
-            score_command([*words[words.index("score") + 1 :], "--print_config"])
-        assert stop.value.code in (0, None), words
+        if words[3] in parsers:
+            options = [word for word in words[4:] if word != "&"]
+            with pytest.raises(SystemExit) as stop:
+                run_command([*options, "--print_config"], parsers[words[3]])
+            assert stop.value.code in (0, None), words
 
 
 @named
