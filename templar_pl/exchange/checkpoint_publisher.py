@@ -112,7 +112,10 @@ class CheckpointPublisher:
         return True
 
     def wait(self, timeout_s: float) -> Checkpoint | None:
-        """Wait for the checkpoint on its way; return it, or None if it failed, there is none, or time is over."""
+        """Wait for the checkpoint on its way; return it, or None if it failed, there is none, or time is over.
+
+        One that is published counts, also where older ones could not be deleted.
+        """
         if self._running is not None:
             wait([self._running], timeout_s)
         return self._running.result() if self._running is not None and self._running.done() else None
@@ -133,14 +136,26 @@ class CheckpointPublisher:
     def _work(self, publish: Callable[[], Checkpoint], found: Future[Checkpoint | None]) -> None:
         try:
             checkpoint = publish()
-            delete_old(self._bucket, self._author, self._keep, checkpoint.start_window)
-            self._remove()
+            self._clean_up(checkpoint)
             found.set_result(checkpoint)
         except (StoreError, CheckpointError, DocumentError) as error:
             log.warning("a checkpoint could not be published: %s", error)
             found.set_result(None)
         except BaseException as error:  # noqa: BLE001 - a bug must rise in the caller, not die with this thread
             found.set_exception(error)
+
+    def _clean_up(self, checkpoint: Checkpoint) -> None:
+        """Delete the snapshot and what is too old in the bucket; what cannot be deleted now is behind the next one."""
+        for clean in (
+            self._remove,
+            lambda: delete_old(self._bucket, self._author, self._keep, checkpoint.start_window),
+        ):
+            try:
+                clean()
+            except StoreError as error:
+                log.warning(
+                    "window %d: the checkpoint is out, what it makes needless is not: %s", checkpoint.window, error
+                )
 
     def _leftovers(self) -> Iterator[Path]:
         with explained("list", self._folder):

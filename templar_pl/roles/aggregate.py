@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from templar_pl.config import check_ranges
 from templar_pl.errors import ConfigError
 from templar_pl.exchange import AggregatePublisher, AggregateSource, Retention
-from templar_pl.exchange.checkpoint_publisher import CheckpointPublisher
-from templar_pl.exchange.checkpoint_upload import Author
 from templar_pl.exchange.window_values import Limits
 from templar_pl.protocol import aggregate_keys, manifest_keys, notice_keys
 from templar_pl.roles.aggregate_outbox import Outbox
@@ -22,6 +20,7 @@ from templar_pl.roles.peer_lists import PeerLists
 from templar_pl.roles.run_beginning import Beginning, Leader
 from templar_pl.roles.window_payloads import WindowPayloads
 from templar_pl.training import Connection
+from templar_pl.training.network_checkpoint import NetworkCheckpoints, network_checkpoints
 from templar_pl.training.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -99,7 +98,7 @@ class _Desk:
         """Begin or take up the run, and go through its windows."""
         self._folder.mkdir(parents=True, exist_ok=True)
         connection, window = self._connection, self._node.hparams.window
-        publisher = self._checkpoints()
+        checkpoints = self._checkpoints()
         leader = Leader(
             self._identity,
             self._bucket,
@@ -107,13 +106,8 @@ class _Desk:
             window.blocks_per_window,
             self._node.options["netuid"],
         )
-        Beginning(leader, self._replica, publisher, self._patience).take_up(self._folder / "fetched")
-        keeper = CheckpointKeeper(
-            publisher,
-            self._retention(),
-            start_window=connection.start_window,
-            frequency=window.checkpoint_frequency,
-        )
+        Beginning(leader, self._replica, checkpoints, self._patience).take_up(self._folder / "fetched")
+        keeper = CheckpointKeeper(checkpoints, self._retention(), connection.start_window)
         aggregator = Aggregator(
             self._replica,
             self._identity.digest,
@@ -129,9 +123,14 @@ class _Desk:
         finally:
             keeper.close(timeout_s)
 
-    def _checkpoints(self) -> CheckpointPublisher:
-        author, folder = Author.of(self._identity), self._folder / "checkpoints"
-        return CheckpointPublisher(self._bucket, author, folder, keep=self._config.keep_checkpoints)
+    def _checkpoints(self) -> NetworkCheckpoints:
+        return network_checkpoints(
+            self._connection,
+            self._identity.digest,
+            self._folder / "checkpoints",
+            frequency=self._node.hparams.window.checkpoint_frequency,
+            keep=self._config.keep_checkpoints,
+        )
 
     def _retention(self) -> Retention:
         keep, run = self._config.keep_windows, self._identity.run

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from templar_pl.errors import ConfigError, StoreError
 from templar_pl.exchange import publish_run_file
-from templar_pl.exchange.checkpoint_publisher import CheckpointPublisher
 from templar_pl.exchange.checkpoint_upload import CheckpointBucket, Moment
 from templar_pl.exchange.network_checkpoints import Source, Wanted, load_latest
 from templar_pl.exchange.window_values import Identity
@@ -17,6 +16,7 @@ from templar_pl.protocol import RunFile
 from templar_pl.protocol.checkpoint import CHECKPOINT_FILE, Checkpoint
 from templar_pl.protocol.keys import checkpoint_keys, checkpoint_prefix
 from templar_pl.roles.patience import Patience
+from templar_pl.training.network_checkpoint import NetworkCheckpoints
 from templar_pl.training.replica import Replica
 from templar_pl.units import Window
 
@@ -40,17 +40,17 @@ class Leader:
 class Beginning:
     """Publishes what a run begins with, or takes up a run that was begun."""
 
-    def __init__(self, leader: Leader, replica: Replica, publisher: CheckpointPublisher, patience: Patience) -> None:
+    def __init__(self, leader: Leader, replica: Replica, checkpoints: NetworkCheckpoints, patience: Patience) -> None:
         """Store the parts.
 
         Args:
             leader: this node.
             replica: the model, as it was drawn.
-            publisher: of checkpoints.
+            checkpoints: of the network, which this node publishes.
             patience: with the own bucket.
         """
         self._leader, self._replica = leader, replica
-        self._publisher, self._patience = publisher, patience
+        self._checkpoints, self._patience = checkpoints, patience
 
     def take_up(self, folder: Path) -> None:
         """Load the own newest checkpoint, or begin the run; then publish the run file, if it is not there.
@@ -66,7 +66,7 @@ class Beginning:
         if self._has_checkpoint():
             self._load(folder)
         if self._replica.applied > 0:
-            self._publisher.resume()
+            self._checkpoints.resume()
             return
         checkpoint = self._patience.insist("the initial checkpoint cannot be published", self._publish_initial)
         run_file = self._run_file(checkpoint)
@@ -105,11 +105,12 @@ class Beginning:
 
     def _publish_initial(self) -> Checkpoint:
         """Publish the parameters as they are. Raises `StoreError`."""
-        if not self._publisher.offer(Moment(self._leader.start_window, 0), self._replica.state):
+        publisher = self._checkpoints.publisher
+        if not publisher.offer(Moment(self._leader.start_window, 0), self._replica.state):
             raise ConfigError("the initial checkpoint must be the first one")
-        while self._publisher.is_busy:
+        while publisher.is_busy:
             self._patience.pause(_SLICE_S)
-        checkpoint = self._publisher.wait(0)
+        checkpoint = self._checkpoints.newest
         if checkpoint is None:
             raise StoreError("the checkpoint of the start of the run could not be published")
         return checkpoint

@@ -8,6 +8,7 @@ from pathlib import Path
 from templar_pl.errors import StoreError
 from templar_pl.exchange.checkpoint_publisher import CheckpointPublisher
 from templar_pl.exchange.checkpoint_upload import Author, CheckpointBucket, Moment
+from templar_pl.protocol.checkpoint import Checkpoint
 from templar_pl.protocol.model_state import ModelState
 from templar_pl.training.network import Connection
 from templar_pl.units import Window
@@ -18,7 +19,9 @@ KEPT_NETWORK_CHECKPOINTS = 3
 """Newest ones that stay in the bucket, if nothing else is asked for."""
 
 
-def network_checkpoints(connection: Connection, digest: bytes, folder: Path, *, frequency: int) -> NetworkCheckpoints:
+def network_checkpoints(
+    connection: Connection, digest: bytes, folder: Path, *, frequency: int, keep: int = KEPT_NETWORK_CHECKPOINTS
+) -> NetworkCheckpoints:
     """Return what publishes checkpoints in the own bucket of an open network.
 
     Args:
@@ -26,10 +29,11 @@ def network_checkpoints(connection: Connection, digest: bytes, folder: Path, *, 
         digest: 32 bytes, of the settings and parameter shapes all nodes of the run share.
         folder: for snapshots on their way, of this process alone.
         frequency: windows between two checkpoints; at least 1.
+        keep: newest ones that stay in the bucket, at least 1.
     """
     author = Author.of(connection.identity(digest))
     bucket, start = connection.buckets.own(), connection.start_window
-    return NetworkCheckpoints(bucket, author, folder, start_window=start, frequency=frequency)
+    return NetworkCheckpoints(bucket, author, folder, start_window=start, frequency=frequency, keep=keep)
 
 
 class NetworkCheckpoints:
@@ -60,14 +64,16 @@ class NetworkCheckpoints:
         """
         if frequency < 1:
             raise ValueError(f"frequency must be at least 1, got {frequency}")
-        self._publisher = CheckpointPublisher(bucket, author, folder, keep=keep)
+        self.publisher = CheckpointPublisher(bucket, author, folder, keep=keep)
+        """Puts them; for whoever wants one at another time."""
+
         self._start_window, self._frequency = start_window, frequency
         self._offered = -1
 
     def resume(self) -> None:
         """Publish what an earlier life of this process had ready, before the first `offer`."""
         try:
-            self._publisher.resume()
+            self.publisher.resume()
         except StoreError as error:
             log.warning("what was left of a checkpoint cannot be published: %s", error)
 
@@ -88,11 +94,16 @@ class NetworkCheckpoints:
             return False
         self._offered = applied
         try:
-            return self._publisher.offer(Moment(Window(self._start_window + applied), applied), state)
+            return self.publisher.offer(Moment(Window(self._start_window + applied), applied), state)
         except StoreError as error:
             log.warning("window %d: no checkpoint is published: %s", self._start_window + applied, error)
             return False
 
+    @property
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint that was begun last, if it is published by now; else None."""
+        return self.publisher.wait(0)
+
     def close(self, timeout_s: float) -> None:
         """Wait for what is on its way, for so many seconds at most; what is not out by then is in the next life."""
-        self._publisher.wait(timeout_s)
+        self.publisher.wait(timeout_s)

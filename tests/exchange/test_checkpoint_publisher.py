@@ -276,6 +276,29 @@ def test_what_cannot_be_stored_is_refused_before_anything_is_published(tmp_path:
     assert one.wait(60) is not None
 
 
+def test_a_checkpoint_that_is_out_counts_where_older_ones_cannot_be_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fails = [False]
+
+    def fail(name: str, _: str) -> None:
+        if name == "delete" and fails[0]:
+            raise StoreError("403 Forbidden")
+
+    one = publisher(Watched(bucket(tmp_path), fail), tmp_path, keep=1)
+    published = []
+    for applied in range(1, 5):
+        fails[0] = applied == 3
+        one.offer(moment(applied), adamw(1).state)
+        checkpoint = one.wait(60)
+        published.append((checkpoint.applied if checkpoint else None, windows(tmp_path)))
+
+    assert published == [(1, [1]), (2, [2]), (3, [2, 3]), (4, [4])]
+    assert caplog.text.count("403 Forbidden") == 1
+    assert list((tmp_path / "snapshots").iterdir()) == []
+    assert latest(tmp_path) == 4
+
+
 def test_at_least_one_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
         CheckpointPublisher(bucket(tmp_path), author(), tmp_path, keep=0)

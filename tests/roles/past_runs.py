@@ -89,6 +89,11 @@ class WatchedBucket(LocalBucket):
         self._before("list", prefix)
         return super().list(prefix)
 
+    def delete(self, keys: Iterable[str]) -> None:
+        deleted = list(keys)
+        self._before("delete", " ".join(deleted))
+        super().delete(deleted)
+
     def put(self, key: str, data: bytes) -> None:
         self._before("put", key)
         super().put(key, data)

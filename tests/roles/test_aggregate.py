@@ -190,6 +190,19 @@ def test_what_no_checkpoint_needs_is_deleted_and_nothing_else(past: PastRun) -> 
     assert checkpoints == {"000000000", "000000006", "latest.json"}
 
 
+def test_checkpoints_that_cannot_be_deleted_hold_nothing_else_up(past: PastRun) -> None:
+    def fail(name: str, key: str) -> None:
+        if name == "delete" and "/checkpoint/" in key:
+            raise StoreError("403 Forbidden")
+
+    options = {"aggregate": AggregateConfig(keep_windows=3, keep_checkpoints=1), "windows": 8, "netuid": 7}
+    run_aggregate(aggregator(past.folder, 8, options=options, network=WatchedNetwork(past.folder, before=fail)))
+
+    keys = manifest_keys("run")
+    assert [keys.window_of(key) for key in past.bucket().list(keys.prefix)] == [3, 4, 5, 6, 7]
+    assert {key.split("/")[2] for key in past.bucket().list("run/checkpoint/")} >= {"000000003", "000000006"}
+
+
 def test_a_manifest_that_was_published_and_deleted_is_not_written_anew(past: PastRun) -> None:
     options = {"aggregate": AggregateConfig(keep_windows=3, keep_checkpoints=1), "windows": 8, "netuid": 7}
     run_aggregate(aggregator(past.folder, 8, options=options))

@@ -73,6 +73,17 @@ def test_a_full_disk_costs_the_checkpoint_and_nothing_else(tmp_path: Path, caplo
     assert f"window {START + 4}: no checkpoint is published" in caplog.text
 
 
+def test_the_newest_is_known_when_it_is_out(tmp_path: Path) -> None:
+    made = checkpoints(tmp_path)
+    assert made.newest is None
+
+    made.offer(4, MODEL.state)
+    made.close(60)
+
+    assert made.newest is not None
+    assert made.newest.applied == 4
+
+
 def test_a_frequency_below_one_is_refused(tmp_path: Path) -> None:
     author = Author(RUN, MODEL.digest, "0.1.0", load_or_create_hotkey(tmp_path, "me"), verify)
 
