@@ -10,16 +10,18 @@ from dataclasses import fields
 from threading import Event, current_thread, main_thread
 from typing import Any
 
-import torch
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from templar_pl.cli import TemplarCLI, choose_device, exit_code_of, settings_digest, silence_libraries
 from templar_pl.cli_network import NetworkOptions
+from templar_pl.errors import ConfigError
 from templar_pl.roles.node import Node
+from templar_pl.training import try_trainer
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +83,16 @@ class RoleCLI(UntrainedCLI):
             check_interrupt: ends a wait by an exception if the process was asked to end.
 
         Raises:
-            ConfigError: the options do not fit each other.
+            ConfigError: the options do not fit each other, the device is not there, or no run takes the precision.
         """
         self.config_init = self.parser.instantiate_classes(self.config)
         hparams = self._hparams()
         network = self.node_network(
             NetworkOptions(**{field.name: self._setting(field.name) for field in fields(NetworkOptions)}), hparams
         )
-        given = self._setting("trainer")
-        chosen = {**given, **choose_device(self._setting("device"), given)}
+        given = vars(self._setting("trainer"))
+        _refuse_plugins(given["plugins"])
+        device, precision = try_trainer({**given, **choose_device(self._setting("device"), given)})
         return Node(
             network=network,
             module=self._setting("model"),
@@ -97,8 +100,8 @@ class RoleCLI(UntrainedCLI):
             hparams=hparams,
             settings_digest=settings_digest(hparams, self._get(self.config, "model")["init_seed"]),
             recovery=self._setting("recovery"),
-            device=_device(chosen["accelerator"], chosen["devices"]),
-            precision=str(chosen["precision"]),
+            device=device,
+            precision=precision,
             options={name: self._setting(name) for name in self.own_options},
             check_interrupt=check_interrupt,
         )
@@ -152,8 +155,11 @@ def _interrupts() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _device(accelerator: Any, devices: Any) -> torch.device:
-    """Return the device that a trainer would choose for a node."""
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", devices[0] if isinstance(devices, list) else 0)
+def _refuse_plugins(plugins: Any) -> None:
+    """Refuse a way to compute that only a trainer knows. Raises `ConfigError`."""
+    given = plugins if isinstance(plugins, list) else [plugins]
+    if found := [type(plugin).__name__ for plugin in given if isinstance(plugin, Precision)]:
+        raise ConfigError(
+            f"trainer.plugins must have no plugin of precision here, got {', '.join(found)}: this command has no "
+            "trainer; use --trainer.precision"
+        )

@@ -28,7 +28,7 @@ from templar_pl.roles.swarm_history import Watched, Watcher
 from templar_pl.roles.swarm_plan import ADVERSARIES, SENDERS, Kind, SwarmConfig
 from templar_pl.roles.swarm_table import Lines, LiveTable, Screen, show_verdict
 from templar_pl.roles.swarm_verdict import Verdict, as_json
-from templar_pl.training import LocalNetwork, LocalView, Replica
+from templar_pl.training import LocalNetwork, LocalView
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def run(node: Node) -> int:
     assert isinstance(network, LocalNetwork)
     root, console = network.run_dir.parents[1], Console(stderr=True)
     set_up_log(console, debug=False, trace=False)
-    digest = _digest(node)
+    digest = node.replica().digest
     with _own_folder(root, fresh=config.fresh):
         (root / MARK).write_text(node.options["settings"])
         view = network.found(digest, node.hparams.window, nodes=_nodes(config), wait_s=config.start_s)
@@ -124,13 +124,6 @@ def run(node: Node) -> int:
         else:
             _print(verdict, root, json=config.json)
         return exit_code(verdict, ended_by)
-
-
-def _digest(node: Node) -> bytes:
-    """Return the digest of the run that the nodes will take part in."""
-    module = node.module.double() if node.precision == "64-true" else node.module
-    hparams = node.hparams
-    return Replica(module, hparams.compression, hparams.peers, node.settings_digest, node.device).digest
 
 
 def _nodes(config: SwarmConfig) -> dict[str, bool | None]:

@@ -65,6 +65,38 @@ def test_a_role_gets_the_parts_of_the_node_that_fit_would_run(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [], "nothing is made before the role asks for it"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to be found")
+@pytest.mark.parametrize("chosen", ["--trainer.accelerator=gpu", "--trainer.accelerator=cuda", "--device=cuda"])
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, chosen: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_trial(tmp_path, chosen) == (EXIT_SETTINGS, [])
+
+    assert "the trainer refuses its settings: " in (said := capsys.readouterr().err)
+    assert "No supported gpu backend found" in said or "accelerator is not available" in said.replace("\n", " ")
+
+
+def test_a_role_has_parameters_of_the_precision_of_fit(tmp_path: Path) -> None:
+    code, [node] = run_trial(tmp_path, "--trainer.precision=64", "--device=cpu")
+
+    assert (code, node.precision) == (7, "64-true")
+    assert {parameter.dtype for parameter in node.replica().parameters.values()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ("--trainer.precision=bf16-true", "precision must be one of 32-true, 64-true, bf16-mixed, got bf16-true"),
+        ("--trainer.plugins=lightning.pytorch.plugins.DoublePrecision", "must have no plugin of precision here"),
+        ("--trainer.devices=2", "devices must be 1, got 2"),
+    ],
+)
+def test_what_a_role_cannot_compute_with_is_refused(
+    tmp_path: Path, chosen: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_trial(tmp_path, "--trainer.accelerator=cpu", chosen) == (EXIT_SETTINGS, [])
+
+    assert message in capsys.readouterr().err
+
+
 def test_what_ends_a_role_is_said_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert end_with(tmp_path, ChainError("the chain is gone")) == EXIT_STOPPED
     assert "error: the chain is gone" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def run_aggregate(node: Node) -> int:
     """
     config: AggregateConfig = node.options["aggregate"]
     config.refuse_gaps(node.hparams.window.checkpoint_frequency)
-    replica = Replica(node.module, node.hparams.compression, node.hparams.peers, node.settings_digest, node.device)
+    replica = node.replica()
     connection = node.network.open(replica.digest, node.hparams.window, sends=False)
     try:
         if connection.agreement is not None:

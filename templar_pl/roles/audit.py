@@ -17,7 +17,6 @@ from templar_pl.roles.audit_findings import AuditedWindow, first_fault
 from templar_pl.roles.audit_run import RunAudit, Span
 from templar_pl.roles.audit_table import as_json, show_windows
 from templar_pl.roles.node import Node
-from templar_pl.training.replica import Replica
 from templar_pl.training.run_view import RunView
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def run_audit(node: Node) -> int:
         OutOfSyncError: the disk failed while a checkpoint was loaded.
     """
     hparams = node.hparams
-    replica = Replica(node.module, hparams.compression, hparams.peers, node.settings_digest, node.device)
+    replica = node.replica()
     view = node.network.view(replica.digest, hparams.window)
     found: list[AuditedWindow] = []
     try:

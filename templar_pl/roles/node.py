@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from templar_pl.hparams import HParams
-from templar_pl.training import Network, RecoveryConfig
+from templar_pl.training import Network, RecoveryConfig, Replica
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Node:
 
     network: Network
     module: LightningModule
-    """With random weights, on the CPU."""
+    """With random weights, on the CPU, in the dtype they were drawn in."""
 
     data: LightningDataModule
     """Not set up."""
@@ -38,3 +38,19 @@ class Node:
 
     check_interrupt: Callable[[], None]
     """Ends a wait by an exception if the process was asked to end."""
+
+    def replica(self) -> Replica:
+        """Set the module up as `fit` would, and return it; the node's module must not be used any more.
+
+        Raises:
+            ConfigError: no run takes the module or the precision, or the device's arithmetic is not exact.
+        """
+        numbers = self.hparams
+        return Replica(
+            self.module,
+            numbers.compression,
+            numbers.peers,
+            self.settings_digest,
+            self.device,
+            precision=self.precision,
+        )

@@ -162,7 +162,8 @@ class OwnCopy:
         chosen, rate = list(uids), self._replica.learning_rate * self._scoring.eval_lr_factor
         batches = draw_batches(self._loader, draw, sighting.window, chosen, self._scoring.validator_sample_rate)
         payloads = {uid: _Updates(self, sighting.payloads[uid].payload) for uid in chosen}
-        model = Model(self._replica.module, self._replica.parameters, self._replica.module.device)
+        mine = self._replica
+        model = Model(mine.module, mine.parameters, mine.module.device, mine.precision)
         found = evaluate_payloads(model, payloads, batches, rate)
         if not found:
             return Evaluated((), "the loss of the own model is not finite")

@@ -60,7 +60,7 @@ def run_score(node: Node) -> int:
         StoreError: no store answered for too long.
         ChainError: the chain did not.
     """
-    replica = Replica(node.module, node.hparams.compression, node.hparams.peers, node.settings_digest, node.device)
+    replica = node.replica()
     node.data.prepare_data()
     node.data.setup("fit")
     try:

@@ -6,11 +6,12 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.nn import Parameter
@@ -40,6 +41,9 @@ class Model:
     device: torch.device
     """Where the module is."""
 
+    precision: Precision = field(default_factory=Precision)
+    """With which steps are computed; that of the parameters, if nothing else is said."""
+
 
 def evaluate_payloads(
     model: Model, payloads: Mapping[Uid, Updates], batches: EvaluationBatches, rate: float
@@ -62,7 +66,7 @@ def evaluate_payloads(
 
         def losses(chosen: Sequence[Any]) -> list[float | None]:
             reversible.settle_()
-            return step_losses(model.module, chosen, model.device, batches.seed)
+            return step_losses(model.module, chosen, model.device, batches.seed, model.precision)
 
         random_before = losses(batches.random)
         own_before = {uid: losses(batches.own[uid]) for uid in sorted(payloads)}
@@ -78,8 +82,16 @@ def evaluate_payloads(
     return found
 
 
-def step_losses(module: LightningModule, batches: Sequence[Any], device: torch.device, seed: int) -> list[float | None]:
+def step_losses(
+    module: LightningModule,
+    batches: Sequence[Any],
+    device: torch.device,
+    seed: int,
+    precision: Precision | None = None,
+) -> list[float | None]:
     """Return the loss of each batch by `training_step`, in eval mode, without gradients; None where it gives none.
+
+    Batches are converted and steps computed as a trainer of this precision does; None for that of the parameters.
 
     Random numbers are seeded alike in every call and go on afterwards as if there had been none. What `self.log` is
     given is dropped.
@@ -87,6 +99,7 @@ def step_losses(module: LightningModule, batches: Sequence[Any], device: torch.d
     Raises:
         ConfigError: the step returns something else than a loss.
     """
+    precision = precision or Precision()
     takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
     module.eval()
     found: list[float | None] = []
@@ -94,8 +107,9 @@ def step_losses(module: LightningModule, batches: Sequence[Any], device: torch.d
         # Without a trainer nobody takes what is logged, and Lightning says so each time.
         warnings.filterwarnings("ignore", message=r"You are trying to `self\.log\(\)`")
         for index, batch in enumerate(batches):
-            moved = _moved(module, batch, device)
-            output = module.training_step(moved, index) if takes_index else module.training_step(moved)
+            moved = _moved(module, precision.convert_input(batch), device)
+            with precision.train_step_context():
+                output = module.training_step(moved, index) if takes_index else module.training_step(moved)
             found.append(_loss_of(module, output))
     return found
 

@@ -28,7 +28,7 @@ def refuse_unsuitable(trainer: Trainer) -> None:
 def refuse_settings(trainer: Trainer) -> None:
     """Check what can be checked before there is a module. Raises `ConfigError` as `refuse_unsuitable` does."""
     _refuse_reloading(trainer)
-    _refuse_precision(trainer)
+    refuse_precision(str(trainer.precision))
     _refuse_accumulation(trainer)
 
 
@@ -46,10 +46,11 @@ def _refuse_reloading(trainer: Trainer) -> None:
         )
 
 
-def _refuse_precision(trainer: Trainer) -> None:
-    if trainer.precision not in PRECISIONS:
+def refuse_precision(precision: str) -> None:
+    """Check a precision, as a trainer names it. Raises `ConfigError` as `refuse_unsuitable` does."""
+    if precision not in PRECISIONS:
         raise ConfigError(
-            f"precision must be one of {', '.join(PRECISIONS)}, got {trainer.precision}: with 16-bit parameters or a "
+            f"precision must be one of {', '.join(PRECISIONS)}, got {precision}: with 16-bit parameters or a "
             "loss scaler a node can lose what all others apply; use Trainer(precision='bf16-mixed')"
         )
 

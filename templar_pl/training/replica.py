@@ -17,6 +17,7 @@ from templar_pl.protocol.checkpoint import Checkpoint
 from templar_pl.protocol.model_state import ModelState
 from templar_pl.training.applying import apply_update_, exact_dtype, trained_parameters
 from templar_pl.training.configured import configure
+from templar_pl.training.precision import precision_plugin
 from templar_pl.training.run_digest import run_digest
 
 
@@ -30,6 +31,8 @@ class Replica:
         peers: PeersConfig,
         settings_digest: bytes,
         device: torch.device,
+        *,
+        precision: str = "32-true",
     ) -> None:
         """Set the module up as a trainer would for `fit`, and move it to its device.
 
@@ -39,12 +42,19 @@ class Replica:
             peers: whose payloads are gathered.
             settings_digest: digest of whatever else the nodes of the run must share.
             device: where parameters are, and updates are computed.
+            precision: as a trainer takes it; says of what dtype parameters are, and how steps are computed.
 
         Raises:
-            ConfigError: no run takes the module's optimizer or schedules, or the device's arithmetic is not exact.
+            ConfigError: no run takes the precision, or the module's optimizer or schedules; or the device's arithmetic
+                is not exact.
         """
+        self.precision = precision_plugin(precision, device)
+        """Steps of the module are computed within its context."""
+
         module.setup("fit")
-        module.configure_model()
+        with self.precision.module_init_context():
+            module.configure_model()
+        self.precision.convert_module(module)
         self.module = module.to(device)
         configured = configure(self.module)
         self._optimizer, self._schedules = configured.optimizer, configured.schedules

@@ -66,8 +66,8 @@ class Tiny(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": WindowSchedule(optimizer, schedule)}}
 
 
-def replica(seed: int = 0) -> Replica:
-    return Replica(Tiny(seed), NUMBERS.compression, NUMBERS.peers, b"settings", CPU)
+def replica(seed: int = 0, precision: str = "32-true") -> Replica:
+    return Replica(Tiny(seed), NUMBERS.compression, NUMBERS.peers, b"settings", CPU, precision=precision)
 
 
 class WatchedBucket(LocalBucket):
@@ -175,8 +175,14 @@ class Sender:
 class PastRun:
     """A local run that began so many windows ago, with senders."""
 
-    def __init__(self, folder: Path, names: Iterable[str] = ("alice", "bob", "carol"), windows: int = 9) -> None:
-        self.folder, self.digest = folder, replica().digest
+    def __init__(
+        self,
+        folder: Path,
+        names: Iterable[str] = ("alice", "bob", "carol"),
+        windows: int = 9,
+        precision: str = "32-true",
+    ) -> None:
+        self.folder, self.precision, self.digest = folder, precision, replica(precision=precision).digest
         self.shapes = {name: tuple(p.shape) for name, p in replica().parameters.items()}
         # A second into the window that is open: as many are over.
         self.birth = float(int(time.time()) - windows * WINDOW_S - 1)

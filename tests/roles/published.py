@@ -53,7 +53,7 @@ def joined(run: PastRun, folder: Path) -> Replica:
     data = run.bucket().get(named.key, max_bytes=named.size)
     assert hashlib.sha256(data).digest() == named.sha256
     (folder / "first.safetensors").write_bytes(data)
-    joiner = replica(seed=1)
+    joiner = replica(seed=1, precision=run.precision)
     with torch.no_grad():
         for name, tensor in load_file(folder / "first.safetensors").items():
             joiner.parameters[name].copy_(tensor)
@@ -62,7 +62,7 @@ def joined(run: PastRun, folder: Path) -> Replica:
 
 def followed(run: PastRun, windows: int) -> Replica:
     """Return a model that drew its parameters itself, and applied at once what each manifest lists."""
-    node = replica()
+    node = replica(precision=run.precision)
     by_uid = {sender.uid: sender for sender in run.senders.values()}
     for manifest in manifests(run, windows):
         for uid, sha256 in manifest.payloads.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from templar_pl.chain import verify
 from templar_pl.errors import ConfigError, Fault, OutOfSyncError, StoreError
@@ -25,8 +26,9 @@ from templar_pl.protocol import (
 from templar_pl.roles.aggregate import AggregateConfig, run_aggregate
 from templar_pl.training import LocalNetwork, RecoveryConfig
 from templar_pl.units import Uid, Window
-from tests.roles.past_runs import CHAIN, DELTA_S, NUMBERS, PastRun, WatchedNetwork, aggregator, replica
+from tests.roles.past_runs import CHAIN, DELTA_S, NUMBERS, PastRun, Tiny, WatchedNetwork, aggregator, replica
 from tests.roles.published import caught_up, followed, manifests, run_file, standing
+from tests.training.local import local_strategy, quiet_trainer
 
 
 def test_what_landed_in_time_is_written_down_and_leads_everybody_to_the_same_parameters(
@@ -314,6 +316,28 @@ def test_a_chain_that_writes_windows_down_itself_is_refused(tmp_path: Path) -> N
 
     with pytest.raises(ConfigError, match=r"--chain\.record_windows false"):
         run_aggregate(aggregator(tmp_path, 1, network=network))
+
+
+def test_a_run_of_64_bit_parameters_is_that_of_a_fit(tmp_path: Path) -> None:
+    class Fitted(Tiny):
+        def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+            return self.net(batch[0]).square().mean()
+
+    settings = {"compression": NUMBERS.compression, "peers": NUMBERS.peers, "settings_digest": b"settings"}
+    strategy = local_strategy(tmp_path / "fit", **settings)
+    rows = DataLoader(TensorDataset(torch.ones(4, 13)))
+    quiet_trainer(strategy, 1, precision="64-true").fit(Fitted(), rows)
+    past = PastRun(tmp_path / "past", precision="64-true")
+    past.send_all(5)
+
+    run_aggregate(aggregator(past.folder, 5, precision="64-true"))
+
+    assert strategy.session is not None
+    assert run_file(past).digest == strategy.session.run.digest
+    assert [len(manifest.payloads) for manifest in manifests(past, 5)] == [0, 3, 3, 3, 3]
+    joiner = caught_up(past, 5, tmp_path)
+    assert joiner.fingerprint() == followed(past, 5).fingerprint()
+    assert {parameter.dtype for parameter in joiner.parameters.values()} == {torch.float64}
 
 
 def test_the_log_says_what_each_window_was(past: PastRun, caplog: pytest.LogCaptureFixture) -> None:

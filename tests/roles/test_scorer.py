@@ -13,10 +13,12 @@ from templar_pl.errors import ConfigError, Fault
 from templar_pl.exchange import LocalBuckets, fetch_peer_list, fetch_score_record
 from templar_pl.protocol import EvaluationNote, Peer, ScoreRecord, payload_key
 from templar_pl.scoring import Draw
+from templar_pl.training import Replica
 from templar_pl.training.evaluation import Model, evaluate_payloads
 from templar_pl.training.evaluation_pages import draw_batches
+from templar_pl.training.precision import precision_plugin
 from templar_pl.units import Uid, Window
-from tests.roles.scored_runs import CPU, RUN, World, loader, validator_of
+from tests.roles.scored_runs import COMPRESSION, CPU, RUN, Memory, World, loader, validator_of
 
 
 def record_of(world: World, window: int) -> ScoreRecord:
@@ -61,6 +63,31 @@ def test_what_is_published_of_a_window_can_be_computed_again_by_anybody(world: W
     assert {found.uid: (found.own.after, found.random.after) for found in again} == {
         uid: (losses.own_after, losses.random_after) for uid, losses in note.losses.items()
     }
+
+
+def test_losses_are_those_of_the_precision_that_was_asked_for(world: World) -> None:
+    world.train(range(3))
+    world.open(4)
+    mixed = Replica(Memory(), COMPRESSION, world.hparams.peers, b"", CPU, precision="bf16-mixed")
+    scorer, _ = validator_of(world, replica=mixed)
+
+    scorer.run(1)
+
+    note = record_of(world, 2).evaluation
+    assert isinstance(note, EvaluationNote)
+    found: dict[str, dict[int, float]] = {}
+    twin = world.replica()
+    for window in (0, 1):
+        twin.apply(twin.codec.updates([world.sent[Window(window)][Uid(uid)] for uid in (1, 2, 3)]))
+    batches = draw_batches(loader(), Draw(note.secret), Window(2), [Uid(1), Uid(2), Uid(3)], 1.0)
+    payloads = {Uid(uid): (lambda uid=uid: twin.codec.updates([world.sent[Window(2)][Uid(uid)]])) for uid in (1, 2, 3)}
+    for precision in ("bf16-mixed", "32-true"):
+        model = Model(twin.module, twin.parameters, CPU, precision_plugin(precision, CPU))
+        again = evaluate_payloads(model, payloads, batches, note.rate)
+        found[precision] = {one.uid: one.own.after for one in again}
+    said = {uid: losses.own_after for uid, losses in note.losses.items()}
+    assert found["bf16-mixed"] == said
+    assert found["32-true"] != said
 
 
 def test_honest_miners_earn_and_one_who_sends_noise_does_not(world: World) -> None:
