@@ -42,6 +42,10 @@ class ChainError(TemplarError):
     """The chain did not answer or refused: retry until the deadline of the window."""
 
 
+class FutureError(ChainError):
+    """The chain was asked about what lies in the future: it cannot know that before its time."""
+
+
 class OutOfSyncError(TemplarError):
     """This node cannot reach the parameters the others agreed on; it must start from a checkpoint."""
 

@@ -22,7 +22,7 @@ from templar_pl.chain.metagraph_register import MetagraphRegister, Snapshot, nex
 from templar_pl.chain.purse import shares_of
 from templar_pl.chain.subtensor import OpenSubstrate, SdkSigner, Subtensor, rpc_substrate
 from templar_pl.chain.weight_setter import WeightSetter
-from templar_pl.errors import ChainError, ConfigError
+from templar_pl.errors import ChainError, ConfigError, FutureError
 from templar_pl.protocol.peer import Peer
 from templar_pl.units import Block, Uid, Window
 
@@ -175,7 +175,7 @@ class BittensorChain:
         """Return the UTC seconds of a block. Raises `ChainError` if there is no such block yet."""
         opened = self._parts()
         if block > self._clock.block():
-            raise ChainError(f"block {block} is not made yet; the newest is {self._clock.block()}")
+            raise FutureError(f"block {block} is not made yet; the newest is {self._clock.block()}")
         return self._ask(lambda: opened.times.read(block))
 
     def register(self, *, sends: bool = True) -> Uid:  # noqa: ARG002 - the subnet does not tell who sends

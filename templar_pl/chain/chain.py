@@ -34,7 +34,7 @@ class WindowClock(Protocol):
         The last is `math.inf` while nobody can know it.
 
         Raises:
-            ChainError: the window lies in a future that the chain cannot date yet.
+            FutureError: the window lies in a future that the chain cannot date yet.
         """
         ...
 

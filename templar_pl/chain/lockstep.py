@@ -9,7 +9,7 @@ import sqlite3
 from templar_pl.chain.local_config import LocalChainConfig
 from templar_pl.chain.pace import closed_at
 from templar_pl.chain.rising_time import RisingTime
-from templar_pl.errors import ChainError
+from templar_pl.errors import FutureError
 from templar_pl.units import Block, Window
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class LockstepPace:
         window, place = divmod(block, self._config.blocks_per_window)
         row = connection.execute("SELECT opened_at, closed_at FROM windows WHERE window = ?", (window,)).fetchone()
         if row is None or (row[1] is None and place > 0):
-            raise ChainError(f"block {block} is not made yet; the newest is {self.block(connection)}")
+            raise FutureError(f"block {block} is not made yet; the newest is {self.block(connection)}")
         opened, closed = row[0], row[0] if row[1] is None else row[1]
         return opened + (closed - opened) * place / self._config.blocks_per_window
 
@@ -65,7 +65,7 @@ class LockstepPace:
         """Return when the window opened and closed; `math.inf` for the latter while it is open."""
         row = connection.execute("SELECT opened_at, closed_at FROM windows WHERE window = ?", (window,)).fetchone()
         if row is None:
-            raise ChainError(f"window {window} is not open yet; the open one is {self.window(connection)}")
+            raise FutureError(f"window {window} is not open yet; the open one is {self.window(connection)}")
         return row[0], math.inf if row[1] is None else row[1]
 
     def is_due(self, connection: sqlite3.Connection, window: Window) -> bool:

@@ -32,7 +32,7 @@ class Pace(Protocol):
         ...
 
     def upload_interval(self, connection: sqlite3.Connection, window: Window) -> tuple[float, float]:
-        """Return the UTC seconds (first, last) in which payloads may land. Raises `ChainError` if unknown as yet."""
+        """Return the UTC seconds (first, last) in which payloads may land. Raises `FutureError` if unknown as yet."""
         ...
 
     def is_due(self, connection: sqlite3.Connection, window: Window) -> bool:

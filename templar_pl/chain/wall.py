@@ -7,7 +7,7 @@ import sqlite3
 
 from templar_pl.chain.local_config import LocalChainConfig
 from templar_pl.chain.rising_time import RisingTime
-from templar_pl.errors import ChainError
+from templar_pl.errors import FutureError
 from templar_pl.units import Block, Window
 
 
@@ -51,7 +51,7 @@ class WallPace:
         """Return the UTC seconds of a block."""
         newest = self.block(connection)
         if not 0 <= block <= newest:
-            raise ChainError(f"block {block} is not made yet; the newest is {newest}")
+            raise FutureError(f"block {block} is not made yet; the newest is {newest}")
         return _genesis(connection) + block * self._config.seconds_per_block
 
     def seconds_left(self, connection: sqlite3.Connection, window: Window) -> float:

@@ -15,12 +15,12 @@ from templar_pl.roles.aggregator import Aggregator
 from templar_pl.roles.checkpoint_keeper import CheckpointKeeper
 from templar_pl.roles.kept_payloads import KeptPayloads
 from templar_pl.roles.node import Node
-from templar_pl.roles.patience import Patience
 from templar_pl.roles.peer_lists import PeerLists
 from templar_pl.roles.run_beginning import Beginning, Leader
 from templar_pl.roles.window_payloads import WindowPayloads
 from templar_pl.training import Connection
 from templar_pl.training.network_checkpoint import NetworkCheckpoints, network_checkpoints
+from templar_pl.training.patience import Patience
 from templar_pl.training.replica import Replica
 
 log = logging.getLogger(__name__)

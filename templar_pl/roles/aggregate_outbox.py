@@ -14,7 +14,7 @@ from torch import Tensor
 from templar_pl.errors import ConfigError, DocumentError, ObjectMissingError, StoreError, TransientError
 from templar_pl.exchange import AggregatePublisher, AggregateSource, StandingManifest, read_aggregate
 from templar_pl.protocol import AggregateNotice, Manifest, Shapes, Verify
-from templar_pl.roles.patience import Patience
+from templar_pl.training.patience import Patience
 from templar_pl.units import Window
 
 T = TypeVar("T")

@@ -22,8 +22,8 @@ from templar_pl.protocol import Exclusion, Manifest
 from templar_pl.protocol.payload import Payload
 from templar_pl.roles.aggregate_outbox import Outbox
 from templar_pl.roles.checkpoint_keeper import CheckpointKeeper
-from templar_pl.roles.patience import Patience
 from templar_pl.roles.window_payloads import WindowPayloads
+from templar_pl.training.patience import Patience
 from templar_pl.training.replica import Replica
 from templar_pl.training.session import reason_of
 from templar_pl.units import Uid, Window

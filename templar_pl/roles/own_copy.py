@@ -13,12 +13,12 @@ from torch import Tensor
 from templar_pl.config import ScoringConfig
 from templar_pl.protocol import EvaluationNote
 from templar_pl.protocol.payload import Payload
-from templar_pl.roles.patience import Patience
 from templar_pl.roles.score_records import note_losses
 from templar_pl.roles.sightings import Sighting
 from templar_pl.scoring import Draw, Evaluation, Lineage
 from templar_pl.training.evaluation import Model, evaluate_payloads
 from templar_pl.training.evaluation_pages import draw_batches, windowed_dataset
+from templar_pl.training.patience import Patience
 from templar_pl.training.replica import Replica
 from templar_pl.units import Uid, Window
 

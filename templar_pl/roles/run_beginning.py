@@ -15,8 +15,8 @@ from templar_pl.exchange.window_values import Identity
 from templar_pl.protocol import RunFile
 from templar_pl.protocol.checkpoint import CHECKPOINT_FILE, Checkpoint
 from templar_pl.protocol.keys import checkpoint_keys, checkpoint_prefix
-from templar_pl.roles.patience import Patience
 from templar_pl.training.network_checkpoint import NetworkCheckpoints
+from templar_pl.training.patience import Patience
 from templar_pl.training.replica import Replica
 from templar_pl.units import Window
 

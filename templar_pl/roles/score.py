@@ -15,7 +15,6 @@ from templar_pl.exchange.window_values import Limits
 from templar_pl.roles.copy_guide import CopyGuide
 from templar_pl.roles.node import Node
 from templar_pl.roles.own_copy import OwnCopy
-from templar_pl.roles.patience import Patience
 from templar_pl.roles.score_journal import Journal
 from templar_pl.roles.score_publisher import ScorePublisher
 from templar_pl.roles.scorer import Parts, Run, Scorer
@@ -24,6 +23,7 @@ from templar_pl.training import Connection, TemplarDataModule
 from templar_pl.training.catch_up import CatchUp
 from templar_pl.training.network_checkpoint import NetworkCheckpoints
 from templar_pl.training.opening import open_record, open_trail
+from templar_pl.training.patience import Patience
 from templar_pl.training.patient_chain import PatientChain
 from templar_pl.training.phases import PhaseClock
 from templar_pl.training.replica import Replica
@@ -170,9 +170,7 @@ class _Bench:
             patience_s=self._limits.patience_s,
             check_interrupt=self._limits.check_interrupt,
         )
-        record = open_record(
-            self._source, own, connection, self._limits, known=chain.register, candidates=chain.candidates
-        )
+        record = open_record(self._source, own, connection, self._limits, chain=chain)
         trail = open_trail(connection, own.digest, chain, record, self._folder / "fetched")
         me = connection.peer
         return replace(trail, leaders=lambda: [*(peer for peer in trail.leaders() if peer.uid != me.uid), me])

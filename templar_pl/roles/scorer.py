@@ -12,7 +12,6 @@ from templar_pl.errors import ConfigError, StoreError
 from templar_pl.hparams import HParams
 from templar_pl.protocol import Signer, encode_score_record
 from templar_pl.roles.own_copy import Evaluated, OwnCopy
-from templar_pl.roles.patience import Patience
 from templar_pl.roles.payload_overlaps import Grids, find_overlaps
 from templar_pl.roles.score_journal import Journal, Knowledge
 from templar_pl.roles.score_publisher import ScorePublisher
@@ -28,6 +27,7 @@ from templar_pl.scoring import (
     judge,
 )
 from templar_pl.scoring.draw import SECRET_BYTES
+from templar_pl.training.patience import Patience
 from templar_pl.units import Window
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from templar_pl.exchange import Buckets
 from templar_pl.exchange.record import Fetched, PayloadSource
 from templar_pl.protocol import payload_key
 from templar_pl.protocol.peer import Peer
-from templar_pl.roles.patience import Patience
 from templar_pl.scoring import Presence, Upload
+from templar_pl.training.patience import Patience
 from templar_pl.units import Uid, Window
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from templar_pl.protocol.payload import Payload
 from templar_pl.protocol.peer import Peer
 from templar_pl.protocol.signing import SIGNATURE_BYTES
 from templar_pl.roles.kept_payloads import KeptPayloads
-from templar_pl.roles.patience import Patience
 from templar_pl.roles.peer_lists import PeerLists
 from templar_pl.training import Connection
+from templar_pl.training.patience import Patience
 from templar_pl.units import Uid, Window
 
 

@@ -43,14 +43,8 @@ class OpenRun:
         self.chain = PatientChain(
             connection.chain, phases, patience_s=limits.patience_s, check_interrupt=limits.check_interrupt
         )
-        self.round_trip = open_round_trip(
-            codec,
-            connection.identity(digest),
-            connection,
-            limits,
-            known=self.chain.register,
-            candidates=self.chain.candidates,
-        )
+        identity = connection.identity(digest)
+        self.round_trip = open_round_trip(codec, identity, connection, limits, chain=self.chain)
         payloads, self._debug_keys = (make(connection.run, connection.uid) for make in (payload_keys, debug_keys))
         keep = {payloads: limits.keep_windows, self._debug_keys: debug_windows}
         self._retention, self._writes_debug = Retention(connection.buckets.own(), keep), debug_windows > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from templar_pl.chain import find_peer
@@ -21,12 +21,6 @@ from templar_pl.training.patient_chain import PatientChain
 from templar_pl.training.trail import Trail
 from templar_pl.units import Hotkey, Uid, Window
 
-Known = Callable[[Collection[Uid]], Mapping[Uid, Peer]]
-"""Returns the register of the chain, read anew only if it lacks one of these uids."""
-
-Candidates = Callable[[Window], Mapping[Uid, Peer]]
-"""Returns the peers whose payloads of a window may count."""
-
 
 def open_round_trip(
     codec: MomentumCodec,
@@ -34,8 +28,7 @@ def open_round_trip(
     connection: Connection,
     limits: Limits,
     *,
-    known: Known,
-    candidates: Candidates,
+    chain: PatientChain,
 ) -> RoundTrip:
     """Return the exchange of one window after the other.
 
@@ -44,11 +37,10 @@ def open_round_trip(
         identity: of this node.
         connection: the open network.
         limits: time and number.
-        known: asks the register.
-        candidates: asks who counts.
+        chain: asks it.
     """
     source = PayloadSource(codec, identity, connection.buckets, limits)
-    record = open_record(source, identity, connection, limits, known=known, candidates=candidates)
+    record = open_record(source, identity, connection, limits, chain=chain)
     return RoundTrip(
         codec, identity, buckets=connection.buckets, record=record, source=source, timeout_s=limits.timeout_s
     )
@@ -60,8 +52,7 @@ def open_record(
     connection: Connection,
     limits: Limits,
     *,
-    known: Known,
-    candidates: Candidates,
+    chain: PatientChain,
 ) -> WindowRecord:
     """Return how it becomes known what each window consisted of; who sends nothing needs no more than that.
 
@@ -70,17 +61,16 @@ def open_record(
         identity: of this node.
         connection: the open network.
         limits: time and number.
-        known: asks the register.
-        candidates: asks who counts.
+        chain: asks it.
     """
     if connection.agreement is not None:
-        return AgreedRecord(connection.agreement, identity, source, known, limits)
-    own, clock = connection.buckets.own, connection.chain
-    landed = LandedRecord(clock, candidates, identity, source=source, own_bucket=own, limits=limits)
+        return AgreedRecord(connection.agreement, identity, source, chain.register, limits)
+    own = connection.buckets.own
+    landed = LandedRecord(chain, chain.candidates, identity, source=source, own_bucket=own, limits=limits)
     if connection.aggregator is None:
         return landed
-    following = _following(connection, connection.aggregator, identity.digest, known, candidates)
-    return ManifestRecord(landed, clock, identity, source=source, limits=limits, following=following)
+    following = _following(connection, connection.aggregator, identity.digest, chain)
+    return ManifestRecord(landed, chain, identity, source=source, limits=limits, following=following)
 
 
 def open_trail(connection: Connection, digest: bytes, chain: PatientChain, record: WindowRecord, folder: Path) -> Trail:
@@ -115,13 +105,11 @@ def open_trail(connection: Connection, digest: bytes, chain: PatientChain, recor
     )
 
 
-def _following(
-    connection: Connection, aggregator: Hotkey, digest: bytes, known: Known, candidates: Candidates
-) -> Following:
+def _following(connection: Connection, aggregator: Hotkey, digest: bytes, chain: PatientChain) -> Following:
     """Return how an aggregator of the chain is followed, wherever its bucket is when it is asked."""
 
     def fetch(window: Window) -> StandingManifest:
-        peer = find_peer(connection.chain, aggregator)
+        peer = find_peer(connection.chain, aggregator)  # who waits for a manifest asks again by itself
         if peer is None or not peer.address:
             raise ObjectMissingError(f"the aggregator {aggregator} has no bucket that the chain knows of")
         bucket = connection.buckets.of(peer.address)
@@ -129,8 +117,10 @@ def _following(
         return fetch_manifest(bucket, peer, run, digest=digest, window=window, verify=verify)
 
     def peers(window: Window, uids: Collection[Uid]) -> Mapping[Uid, Peer]:
-        then = candidates(window)
+        then = chain.candidates(window)
         others = [uid for uid in uids if uid not in then or not then[uid].address]
-        return {**then, **{uid: peer for uid, peer in known(others).items() if uid in others}} if others else then
+        return (
+            {**then, **{uid: peer for uid, peer in chain.register(others).items() if uid in others}} if others else then
+        )
 
     return Following(fetch, peers, connection.manifest_wait_s, connection.start_window)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from templar_pl.chain import Chain
-from templar_pl.errors import ChainError
+from templar_pl.exchange.gather import Interval
 from templar_pl.exchange.record import SLICE_S
 from templar_pl.protocol.peer import Peer
+from templar_pl.training.patience import Patience
 from templar_pl.training.phases import Phase, PhaseClock
 from templar_pl.units import Uid, Window
 
@@ -36,22 +36,13 @@ class PatientChain:
             check_interrupt: asked once a second while waiting; raises what should end the wait.
         """
         self._chain, self._phases = chain, phases
-        self._patience_s, self._check_interrupt = patience_s, check_interrupt
+        self._patience = Patience(patience_s, check_interrupt)
         self._peers: dict[Uid, Peer] = {}
         self._says_start = False
 
     def ask(self, question: Callable[[], T]) -> T:
         """Ask, again and again for `patience_s` if there is no answer. Raises `ChainError` after that."""
-        give_up = time.monotonic() + self._patience_s
-        while True:
-            try:
-                return question()
-            except ChainError as error:
-                if time.monotonic() >= give_up:
-                    raise
-                log.warning("the chain does not answer, asking again: %s", error)
-                self._check_interrupt()
-                threading.Event().wait(SLICE_S)
+        return self._patience.insist("the chain does not answer", question)
 
     def window(self) -> Window:
         """Return the window now open. Raises as `ask`."""
@@ -60,6 +51,10 @@ class PatientChain:
     def seconds_left(self, window: Window) -> float:
         """Return the seconds until a window is over, as `WindowClock.seconds_left`. Raises as `ask`."""
         return self.ask(lambda: self._chain.seconds_left(window))
+
+    def upload_interval(self, window: Window) -> Interval:
+        """Return the UTC seconds (first, last) in which payloads of a window may land. Raises as `ask`."""
+        return self.ask(lambda: self._chain.upload_interval(window))
 
     def candidates(self, window: Window) -> dict[Uid, Peer]:
         """Return the peers whose payloads of a window may count. Raises as `ask`."""
@@ -82,7 +77,7 @@ class PatientChain:
     def wait_for_uploads(self, seconds_left: Callable[[], float]) -> None:
         """Wait until a window that ends by the clock is over; not for one that ends otherwise."""
         while not math.isinf(left := seconds_left()) and left > 0:
-            self._check_interrupt()
+            self._patience.check_interrupt()
             threading.Event().wait(min(left, SLICE_S))
 
     def wait_for_start(self, opened: Window, first: Window) -> None:

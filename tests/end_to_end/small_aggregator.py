@@ -20,6 +20,8 @@ from templar_pl.exchange.window_values import Collected, Limits
 from templar_pl.protocol import Exclusion, Manifest
 from templar_pl.protocol.fingerprint import fingerprint
 from templar_pl.training.opening import open_round_trip
+from templar_pl.training.patient_chain import PatientChain
+from templar_pl.training.phases import PhaseClock
 from templar_pl.training.run_digest import run_digest
 from templar_pl.units import Uid, Window
 
@@ -50,14 +52,8 @@ class SmallAggregator:
         )
         identity = connection.identity(self._digest)
         limits = Limits(window.gather_timeout_seconds, 60.0, 15, 100, lambda: None)
-        self._round_trip = open_round_trip(
-            codec,
-            identity,
-            connection,
-            limits,
-            known=connection.chain.peers,
-            candidates=connection.chain.candidates,
-        )
+        patient = PatientChain(connection.chain, PhaseClock(), patience_s=60.0, check_interrupt=lambda: None)
+        self._round_trip = open_round_trip(codec, identity, connection, limits, chain=patient)
         bucket = connection.buckets.own()
         assert hasattr(bucket, "put_file")
         files: FileBucket = bucket  # pyright: ignore[reportAssignmentType]  # folders hold files

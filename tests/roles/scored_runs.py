@@ -22,11 +22,11 @@ from templar_pl.exchange.window_values import Identity, Limits
 from templar_pl.hparams import HParams
 from templar_pl.protocol import Header, encode_payload, payload_key
 from templar_pl.roles.own_copy import Guide, OwnCopy
-from templar_pl.roles.patience import Patience
 from templar_pl.roles.score_journal import Journal
 from templar_pl.roles.score_publisher import ScorePublisher
 from templar_pl.roles.scorer import Parts, Run, Scorer
 from templar_pl.roles.sightings import Lookout
+from templar_pl.training.patience import Patience
 from templar_pl.training.replica import Replica
 from templar_pl.units import Uid, Window
 from tests.chain.nodes import RUN as CHAIN_RUN

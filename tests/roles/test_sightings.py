@@ -13,8 +13,8 @@ from templar_pl.exchange import LocalBucket
 from templar_pl.exchange.record import PayloadSource
 from templar_pl.exchange.store import BucketReader, ObjectInfo
 from templar_pl.protocol import payload_key
-from templar_pl.roles.patience import Patience
 from templar_pl.roles.sightings import Lookout, Sighting
+from templar_pl.training.patience import Patience
 from templar_pl.units import Uid, Window
 from tests.roles.scored_runs import DELTA_S, RUN, World, limits_and_identity
 

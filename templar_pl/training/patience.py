@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from templar_pl.errors import ChainError, ObjectMissingError, StoreError
+from templar_pl.errors import ChainError, FutureError, ObjectMissingError, StoreError
 from templar_pl.exchange.record import SLICE_S
 from templar_pl.exchange.store import retry_delay_s
 
@@ -38,6 +38,7 @@ class Patience:
 
         Raises:
             ObjectMissingError: that is the answer.
+            FutureError: it was asked too early.
             StoreError: the store failed for `patience_s`.
             ChainError: the chain did.
         """
@@ -45,7 +46,7 @@ class Patience:
         while True:
             try:
                 return question()
-            except ObjectMissingError:
+            except (FutureError, ObjectMissingError):
                 raise
             except (ChainError, StoreError) as error:
                 if time.monotonic() >= give_up:
