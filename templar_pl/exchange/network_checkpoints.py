@@ -81,6 +81,14 @@ class Wanted:
     accept: Callable[[Checkpoint], None] = lambda _: None
     """Asked about each checkpoint before its files are fetched; raises `CheckpointError` to pass one over."""
 
+    since: Window = Window(0)  # noqa: RUF009 - a number
+    until: Window | None = None
+    """Windows of the oldest and the newest checkpoint that are tried; None for no newest."""
+
+    def is_of(self, window: Window) -> bool:
+        """Whether a checkpoint of this window is one to try."""
+        return self.since <= window and (self.until is None or window <= self.until)
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -212,10 +220,16 @@ def _candidates(
     except (DocumentError, StoreError) as error:
         passed_over[key] = error
     else:
-        yield newest, latest.sha256
+        if wanted.is_of(newest):
+            yield newest, latest.sha256
+        else:
+            asked = f"{wanted.since}..{'' if wanted.until is None else wanted.until}"
+            reason = f"the newest is of window {newest}, wanted is one of {asked}"
+            passed_over[key] = CheckpointError(reason, fault=Fault.WINDOW)
     try:
         # One that is newer than the newest complete one is on its way.
-        older = [w for w in checkpoint_windows(source, wanted.run) if newest is None or w < newest]
+        complete = [w for w in checkpoint_windows(source, wanted.run) if newest is None or w < newest]
+        older = [window for window in complete if wanted.is_of(window)]
     except rises:
         raise
     except StoreError as error:

@@ -140,16 +140,13 @@ class NetworkRestart:
         aggregates = trail.aggregates()
 
         def accept(checkpoint: Checkpoint) -> None:
-            if checkpoint.window < since:
-                raise CheckpointError(f"it is older than that of window {since}", fault=Fault.WINDOW)
-            if until is not None and checkpoint.window > until:
-                raise CheckpointError(f"it is newer than that of window {until}", fault=Fault.WINDOW)
             if (source.public_key, checkpoint.window) in self._refused:
                 raise CheckpointError("it could not be loaded before, or led elsewhere", fault=Fault.CONTENT)
             if aggregates is not None:
                 _compare(checkpoint, aggregates, trail.start_window)
 
-        return Wanted(trail.run, trail.digest, trail.start_window, model.state, trail.verify, accept)
+        run, start = trail.run, trail.start_window
+        return Wanted(run, trail.digest, start, model.state, trail.verify, accept, since=since, until=until)
 
 
 def _compare(checkpoint: Checkpoint, aggregates: AggregateSource, start_window: Window) -> None:

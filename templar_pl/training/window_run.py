@@ -59,7 +59,7 @@ class WindowRun:
         self._rebuilds: Payload | None = None
         self._hotkey = ""
         self._start_window = 0
-        self._check_interrupt: Callable[[], None] = _do_nothing
+        self._check_interrupt: Callable[[], None] = lambda: None
         self._catch_up: CatchUp | None = None
         self._receiver: Receiver | None = None
         self._has_begun = False  # whether this life has taken part, so that it knows of all that was sent
@@ -186,8 +186,7 @@ class WindowRun:
             OutOfSyncError: this node cannot catch up.
             ConfigError: the checkpoint this node resumed from is of another chain.
         """
-        if self.applied == 0 and not self._has_begun:
-            self.catch_up.restart(until=self._last(max_applied))
+        is_new = self.applied == 0 and not self._has_begun and not self.catch_up.restart(until=self._last(max_applied))
         while self.lost or max_applied is None or self.applied < max_applied:
             self._check_interrupt()
             self.note_progress()
@@ -197,6 +196,8 @@ class WindowRun:
             window, opened = self.window, self.opened.chain.window()
             if opened < window:
                 self._wait_for(window, opened)
+                if is_new:  # the first parameters may be there by now
+                    self.catch_up.restart(until=self._last(max_applied))
             elif opened > window:
                 if self._rebuilds_or_moves(opened, self._last(max_applied)):
                     return window
@@ -341,13 +342,17 @@ class WindowRun:
         return self._rebuilds is None and (left_s <= 0 or math.isinf(left_s))
 
     def _wait_for(self, window: Window, opened: Window) -> None:
-        """Wait for the start of the run. Raises `ConfigError` if the chain cannot be that of the run."""
+        """Wait until the run begins. Raises `ConfigError` if the chain cannot be that of the run."""
         if self.applied > 0:
             raise ConfigError(
                 f"{self.applied} windows are applied, but the chain is at window {opened} only: it is not the one "
                 "the checkpoint was made with. Start without --ckpt_path, or give the run another name"
             )
-        self.opened.chain.wait_for_start(opened, window)
+        while opened < window:
+            self._check_interrupt()
+            self.note_progress()
+            self.opened.chain.wait_for_start(opened, window)
+            opened = self.opened.chain.window()
 
     def _adopt(self, connection: Connection) -> None:
         """Go on from a checkpoint, if it is one of this run, as the node that this connection is of."""
@@ -390,7 +395,3 @@ class WindowRun:
         if not self.catch_up.arrive():
             return False
         return self.opened.chain.ask(lambda: self.opened.round_trip.record.join(window)) == window
-
-
-def _do_nothing() -> None:
-    """Let a wait go on."""

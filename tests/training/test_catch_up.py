@@ -113,6 +113,28 @@ def test_a_checkpoint_of_other_parameters_than_the_manifests_say_is_passed_over(
     assert_is_live(model, run)
 
 
+def test_checkpoints_that_are_too_new_cost_no_try(tmp_path: Path) -> None:
+    run, model = PastRun(tmp_path, checkpoints=(2, 4, 5, 6, 7, 8, 9)).go_on(9), new_replica(seed=3)
+
+    assert run.catch_up(model, collect=never).restart(until=Window(START + 3))
+
+    assert model.applied == 2
+    assert model.fingerprint() == run.prints[2]
+
+
+def test_where_all_checkpoints_are_too_new_none_is_fetched_and_the_reason_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, model = PastRun(tmp_path, checkpoints=(8,)).go_on(9), new_replica(seed=3)
+
+    with caplog.at_level(logging.DEBUG):
+        assert not run.catch_up(model, collect=never).restart(until=Window(START + 3))
+
+    assert model.applied == 0
+    assert f"the newest is of window {START + 8}, wanted is one of {START}..{START + 3}" in caplog.text
+    assert not [path for path in (tmp_path / "catch-up").rglob("*") if path.is_file()]
+
+
 def test_a_node_with_a_place_of_its_own_does_not_go_back(tmp_path: Path) -> None:
     run = PastRun(tmp_path, checkpoints=(4,)).go_on(9)
     model = ahead(run, 6)

@@ -160,6 +160,32 @@ def test_a_newcomer_gets_the_parameters_schedule_and_step_of_the_others(tmp_path
     assert not any(bool(tensor.any()) for tensor in spy.momentum.values())
 
 
+class EarlyChain(PastChain):
+    """A chain of before the run, whose first parameters are published while it is waited for."""
+
+    def __init__(self, run: PastRun) -> None:
+        super().__init__(run)
+        self._asked = 0
+
+    def window(self) -> Window:
+        self._asked += 1
+        if self._asked == 2:
+            self._run.publish_checkpoint()
+            self._run.go_on(3)
+        return Window(START - 1) if self._asked <= 2 else self._run.opened
+
+
+def test_a_node_that_waited_for_the_run_begins_with_the_parameters_that_were_published_meanwhile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = PastRun(tmp_path)
+
+    module, trainer, spy = fit(run, 3, seed=7, network=PastNetwork(run, chain=EarlyChain(run)))
+
+    assert_is_live(module, trainer, spy, run)
+    assert "starting anew from a checkpoint" not in caplog.text
+
+
 def test_its_own_momentum_is_kept_where_its_own_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     run = PastRun(tmp_path).go_on(6)
     path = saved(run, 6)
