@@ -66,7 +66,7 @@ class FollowConfig:
 
     validator: str | None = None
     """Hotkey whose peer lists and checkpoints count besides: its address, or on a local chain the name of a key of this
-    machine."""
+    machine. To a miner only checkpoints matter, so it may be any node that publishes them."""
 
     wait_s: float = 30.0
     """Seconds after the end of uploads for which a manifest is waited for, while the aggregator keeps up; 0..3600."""

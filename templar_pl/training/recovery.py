@@ -23,7 +23,8 @@ class RecoveryConfig:
 
     publish_checkpoints: bool = False
     """Whether to publish a checkpoint of the network in the own bucket each `window.checkpoint_frequency` windows, for
-    those who join or have lost their way. It takes room for one on the disk, and for three in the bucket."""
+    those who join or have lost their way and name this node as `follow.validator` or `follow.aggregator`; nobody else
+    reads it. It takes room for one on the disk, and for three in the bucket."""
 
     def __post_init__(self) -> None:
         check_ranges(self, rebuild_windows=(0, 10**9), patience_s=(0.1, 10**7), debug_windows=(0, 10**6))
