@@ -143,6 +143,8 @@ class Program:
             hold: whether it stays down until `release`.
         """
         self._is_held = hold
+        if hold and self.state is State.RESTARTING:
+            self.state = State.DOWN
         self._signal(signal.SIGKILL)
 
     def release(self) -> None:

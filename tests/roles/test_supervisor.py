@@ -94,6 +94,21 @@ def test_a_program_that_is_held_down_comes_back_only_when_it_is_released(
     assert program.restarts == 1
 
 
+def test_a_program_that_is_about_to_be_started_again_is_held_down_too(make: Callable[..., Program]) -> None:
+    program = make("broken", "7", Patience(first_pause_s=0.1, tries=100))
+    program.start()
+    wait_until(lambda: program.state is State.RESTARTING, program)
+
+    program.kill(hold=True)
+    time.sleep(0.3)
+    program.look()
+    held = program.state, program.starts
+    program.release()
+    wait_until(lambda: program.starts == 2, program)
+
+    assert held == (State.DOWN, 1)
+
+
 def test_a_program_that_ends_again_and_again_is_given_up_after_pauses_that_grow(make: Callable[..., Program]) -> None:
     program = make("broken", "7", Patience(first_pause_s=0.2, longest_pause_s=10, tries=3))
     program.start()
