@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from templar_pl.roles.node import Node
 from templar_pl.roles.supervisor import Command, Patience, Program
 from templar_pl.roles.swarm import Node as SwarmNode
 from templar_pl.roles.swarm import Swarm, exit_code, run_swarm
+from templar_pl.roles.swarm_folder import MARK, own_folder
 from templar_pl.roles.swarm_history import Watched, Watcher
 from templar_pl.roles.swarm_plan import ADVERSARIES, SENDERS, Kind, SwarmConfig
 from templar_pl.roles.swarm_table import Lines, LiveTable, Screen, show_verdict
@@ -32,10 +31,7 @@ from templar_pl.training import LocalNetwork, LocalView
 
 log = logging.getLogger(__name__)
 
-MARK = "swarm.yaml"
-"""What every node is given, in the folder of the swarm; a folder that has it may be deleted by --fresh."""
-
-LOCK, LOGS = "swarm.lock", "logs"
+LOGS = "logs"
 
 _COMMANDS = {
     Kind.MINER: ("fit",),
@@ -113,12 +109,12 @@ def run(node: Node) -> int:
     root, console = network.run_dir.parents[1], Console(stderr=True)
     set_up_log(console, debug=False, trace=False)
     digest = node.replica().digest
-    with _own_folder(root, fresh=config.fresh):
+    with own_folder(root, fresh=config.fresh) as lock:
         (root / MARK).write_text(node.options["settings"])
         view = network.found(digest, node.hparams.window, nodes=_nodes(config), wait_s=config.start_s)
         screen: Screen = LiveTable(console) if console.is_terminal else Lines(console)
         with closing(view.chain):
-            verdict, ended_by = run_swarm(_swarm(config, root, view, digest, screen), screen)
+            verdict, ended_by = run_swarm(_swarm(config, root, view, digest, screen, lock), screen)
         if verdict is None:
             log.error("no window was counted; %s has a log of every node", root / LOGS)
         else:
@@ -132,7 +128,7 @@ def _nodes(config: SwarmConfig) -> dict[str, bool | None]:
     return {member.name: member.kind in SENDERS if member.joins_at is None else None for member in members}
 
 
-def _swarm(config: SwarmConfig, root: Path, view: LocalView, digest: bytes, screen: Screen) -> Swarm:
+def _swarm(config: SwarmConfig, root: Path, view: LocalView, digest: bytes, screen: Screen, lock: int) -> Swarm:
     """Put the swarm together; nothing is started."""
     (root / LOGS).mkdir()
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads)}
@@ -147,6 +143,7 @@ def _swarm(config: SwarmConfig, root: Path, view: LocalView, digest: bytes, scre
             ],
             log_file=root / LOGS / f"{member.name}.log",
             environment=environment,
+            keeps_open=(lock,),
         )
         nodes.append(SwarmNode(member, view.hotkeys[member.name], Program(member.name, command, Patience())))
     watched = Watched(
@@ -168,26 +165,3 @@ def _print(verdict: Verdict, root: Path, *, json: bool) -> None:
         sys.stdout.write(as_json(verdict) + "\n")
         return
     show_verdict(verdict, Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH, highlight=False))
-
-
-@contextmanager
-def _own_folder(root: Path, *, fresh: bool) -> Iterator[None]:
-    """Make the folder of a swarm, and keep other swarms out of it as long as this one runs.
-
-    Raises:
-        ConfigError: another swarm runs in it, it holds an earlier one that is not to be deleted, or something else.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another swarm runs in {root}: stop it, or name another --store.root") from error
-        found = [path for path in root.iterdir() if path.name != LOCK]
-        if found and not (root / MARK).is_file():
-            raise ConfigError(f"{root} holds something else than a swarm: name another folder by --store.root")
-        if found and not fresh:
-            raise ConfigError(f"{root} holds an earlier swarm: delete it by --fresh, or name another --store.root")
-        for path in found:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        yield

@@ -75,6 +75,9 @@ class Command:
     environment: Mapping[str, str] | None = None
     """Of the process; that of this one if None."""
 
+    keeps_open: Sequence[int] = ()
+    """Descriptors that each life of the program holds besides its own."""
+
 
 class Program:
     """One program that is kept alive."""
@@ -120,6 +123,7 @@ class Program:
                 stderr=subprocess.STDOUT,
                 env=command.environment,
                 start_new_session=True,
+                pass_fds=command.keeps_open,
             )
         self.starts += 1
         log.info("%s runs as process %d", self.name, self._process.pid)

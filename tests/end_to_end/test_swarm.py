@@ -123,14 +123,19 @@ def test_ctrl_c_ends_a_swarm_in_order_and_a_folder_is_used_again_only_when_that_
     assert (swarm.folder / "logs" / "miner-0.log").exists()
 
 
-def test_kill_9_of_the_swarm_leaves_nobody(start: Callable[..., Swarm]) -> None:
+def test_kill_9_of_the_swarm_leaves_nobody_and_the_next_one_waits_for_that(start: Callable[..., Swarm]) -> None:
     swarm = start("--miners=1", "--no_validator", "--no_aggregator", "--windows=1000")
     swarm.wait_until(lambda: bool(swarm.pids()))
     pids = swarm.pids()
     swarm.wait_until(lambda: "window 0" in swarm.text())
 
     swarm.process.kill()
+    again = start("--miners=1", "--no_validator", "--no_aggregator", "--windows=1000", "--fresh")
+    again.wait_until(lambda: bool(again.pids()))
 
+    assert all(is_gone(pid) for pid in pids)
+    pids = again.pids()
+    again.process.kill()
     deadline = time.monotonic() + 60
     while not all(is_gone(pid) for pid in pids):
         assert time.monotonic() < deadline, swarm.text()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from templar_pl.roles.supervisor import Command, Patience, Program
+from templar_pl.roles.swarm_folder import MARK, own_folder
 
 LONG_S = 300.0
 
@@ -40,11 +41,37 @@ def deaf(folder: Path, name: str) -> None:
     time.sleep(LONG_S)
 
 
+def slow(folder: Path, name: str) -> None:
+    """Take some time to end after SIGTERM, and say so outside of the folder."""
+
+    def end(*_: object) -> None:
+        time.sleep(1.5)
+        (folder.parent / f"{name}.gone").touch()
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, end)
+    leave_word(folder, name)
+    time.sleep(LONG_S)
+
+
 def parent(folder: Path, name: str) -> None:
     """Start another process, and run on."""
     subprocess.Popen([sys.executable, "-m", "tests.roles.programs", "deaf", str(folder), f"{name}-child"])
     leave_word(folder, name)
     time.sleep(LONG_S)
+
+
+def swarm(folder: Path, name: str) -> None:
+    """Keep a program alive in a folder of a swarm."""
+    with own_folder(folder / "swarm", fresh=False) as lock:
+        (folder / "swarm" / MARK).touch()
+        arguments = [name, str(folder / "swarm"), "node"]
+        command = Command(
+            module="tests.roles.programs", arguments=arguments, log_file=folder / "log", keeps_open=(lock,)
+        )
+        program = Program(name, command, Patience())
+        program.start()
+        time.sleep(LONG_S)
 
 
 def broken(folder: Path, name: str) -> None:
