@@ -43,8 +43,13 @@ class CheckpointAudit:
             StoreError: a bucket cannot be read.
         """
         self._sources, self._wanted, self._folder = list(sources), wanted, folder
-        self._windows = {source.name: frozenset(checkpoint_windows(source, wanted.run)) for source in sources}
         self._loaded: Place | None = None
+        self.list_anew()
+
+    def list_anew(self) -> None:
+        """Look once more which ones there are. Raises `StoreError`."""
+        run = self._wanted.run
+        self._windows = {source.name: frozenset(checkpoint_windows(source, run)) for source in self._sources}
 
     @property
     def windows(self) -> list[Window]:

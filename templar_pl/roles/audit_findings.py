@@ -108,6 +108,11 @@ class AuditedWindow:
         return self.findings[Check.MANIFEST] != NOTHING
 
     @property
+    def is_skipped(self) -> bool:
+        """Whether it was deleted before anything could be said of it."""
+        return self.findings[Check.MANIFEST].verdict == Verdict.UNCHECKED
+
+    @property
     def agrees(self) -> bool:
         """Whether all of it could be judged and nothing contradicts anything."""
         return not any(finding.is_fault for finding in self.findings.values())
@@ -126,18 +131,21 @@ def first_fault(windows: Sequence[AuditedWindow]) -> AuditedWindow | None:
 
 def summary(windows: Sequence[AuditedWindow]) -> str:
     """Say in one sentence what was found."""
-    whole = [audited.window for audited in windows if audited.is_window]
+    whole = [audited.window for audited in windows if audited.is_window and not audited.is_skipped]
+    num_skipped = sum(audited.is_skipped for audited in windows)
+    skipped = f"; {num_skipped} were deleted while they were audited" if num_skipped else ""
     if not whole:
-        return "no window was audited"
+        return f"no window was audited{skipped}"
     span = f"windows {whole[0]}..{whole[-1]}" if len(whole) > 1 else f"window {whole[0]}"
     wrong = [audited for audited in windows if not audited.agrees]
     if wrong:
         others = f" ({len(wrong)} of {span} do not)" if len(wrong) > 1 else ""
         return f"window {wrong[0].window} does not agree: {wrong[0].fault()}{others}"
     more = [(Verdict.DOUBT, "is odd"), (Verdict.UNCHECKED, "could not be checked")]
-    counts = [(_num_with(windows, verdict), words) for verdict, words in more]
+    told = [audited for audited in windows if not audited.is_skipped]
+    counts = [(_num_with(told, verdict), words) for verdict, words in more]
     others = "".join(f"; in {count} of them something {words}" for count, words in counts if count)
-    return f"{span} agree{'s' if len(whole) == 1 else ''}{others}"
+    return f"{span} agree{'s' if len(whole) == 1 else ''}{others}{skipped}"
 
 
 def _num_with(windows: Sequence[AuditedWindow], verdict: Verdict) -> int:

@@ -6,7 +6,7 @@ again; who was a candidate and by which list of peers is known as of now. So the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from templar_pl.errors import ObjectMissingError, PayloadError, StoreError
 from templar_pl.exchange.gather import miss_of
@@ -14,6 +14,7 @@ from templar_pl.exchange.large_objects import in_parallel
 from templar_pl.protocol import Manifest, Peer
 from templar_pl.protocol.selection import select_peers
 from templar_pl.roles.audit_findings import NOTHING, Finding, Verdict, joined
+from templar_pl.roles.audit_kept import Kept
 from templar_pl.roles.audit_lists import StoredLists
 from templar_pl.roles.audit_payloads import Payloads
 from templar_pl.training.run_view import RunView
@@ -25,16 +26,16 @@ _NUM_READERS = 16
 class LandingAudit:
     """Looks at one window after the other."""
 
-    def __init__(self, view: RunView, payloads: Payloads, is_kept: Callable[[Window], bool], *, max_peers: int) -> None:
+    def __init__(self, view: RunView, payloads: Payloads, kept: Kept, *, max_peers: int) -> None:
         """Store the parts.
 
         Args:
             view: of the run.
             payloads: of the run.
-            is_kept: says whether payloads of a window must still be there.
+            kept: knows what is deleted.
             max_peers: payloads of a window that count at most.
         """
-        self._view, self._payloads, self._is_kept, self._max_peers = view, payloads, is_kept, max_peers
+        self._view, self._payloads, self._kept, self._max_peers = view, payloads, kept, max_peers
         self._lists = StoredLists(view)
 
     def of_listed(self, manifest: Manifest, register: Mapping[Uid, Peer]) -> Finding:
@@ -89,7 +90,7 @@ class LandingAudit:
             if not self.landed_in_time(manifest, peer):
                 return NOTHING
         except ObjectMissingError:
-            if self._is_kept(manifest.window):
+            if self._kept.must_have_payload_of(peer, manifest.window):
                 return NOTHING  # nothing was sent
             return Finding(Verdict.UNCHECKED, f"{start}, and what it sent, if anything, is not kept any more")
         except StoreError as error:

@@ -73,6 +73,8 @@ class Replay:
         self.lost = ""
         """Why the parameters are not those of the run; empty if they are, as far as is known."""
 
+        self._is_excused = False
+
         self.at = replica.fingerprint()
         """Fingerprint of the parameters; without meaning while lost."""
 
@@ -80,6 +82,10 @@ class Replay:
         """Go on from what was just loaded into the replica, so many windows of the run applied."""
         self.replica.applied = applied
         self.lost, self.at = "", self.replica.fingerprint()
+
+    def lose(self, why: str, *, is_excused: bool = False) -> None:
+        """Note that the parameters are not those of the run any more; `is_excused` if that is nobody's fault."""
+        self.lost, self._is_excused = why, is_excused
 
     def step(self, found: Evidence) -> None:
         """Apply a window, and add what follows to its findings.
@@ -95,7 +101,8 @@ class Replay:
         elif found.aggregate is not None:
             self._apply_aggregate(found, found.aggregate)
         elif not self.lost:
-            self.lost = f"of window {found.window} neither all payloads nor an aggregate can be used"
+            why = f"of window {found.window} neither all payloads nor an aggregate can be used"
+            self.lose(why, is_excused=found.is_deleted)
         self._compare_end(found, manifest)
 
     def _compare_start(self, found: Evidence, manifest: Manifest) -> None:
@@ -105,7 +112,7 @@ class Replay:
         if self.at != manifest.before:
             words = f"it begins with parameters {_short(manifest.before)}, the replay has {_short(self.at)}"
             found.add(Check.FINGERPRINT, Finding(Verdict.DIFFERS, words))
-            self.lost = f"the replay and the manifest of window {found.window} begin with other parameters"
+            self.lose(f"the replay and the manifest of window {found.window} begin with other parameters")
 
     def _apply_payloads(self, found: Evidence, update: Update) -> None:
         compared = None
@@ -128,7 +135,7 @@ class Replay:
                 pass
         except (AggregateError, StoreError) as error:
             found.add(Check.AGGREGATE, Finding(Verdict.DIFFERS, str(error)))
-            self.lost = f"the aggregate of window {found.window} cannot be read to its end"
+            self.lose(f"the aggregate of window {found.window} cannot be read to its end")
         else:
             found.add(Check.AGGREGATE, Finding(Verdict.AGREES, "stands for the payloads"))
 
@@ -143,9 +150,10 @@ class Replay:
 
     def _compare_end(self, found: Evidence, manifest: Manifest | None) -> None:
         if self.lost:
-            found.add(Check.FINGERPRINT, Finding(Verdict.UNKNOWN, self.lost))
+            found.add(Check.FINGERPRINT, Finding(_unknown(is_excused=self._is_excused), self.lost))
         elif manifest is None:
-            found.add(Check.FINGERPRINT, Finding(Verdict.UNKNOWN, "no manifest says what it must be"))
+            words = "no manifest says what it must be"
+            found.add(Check.FINGERPRINT, Finding(_unknown(is_excused=found.is_deleted), words))
         elif self.at != manifest.after:
             words = f"the window leads to parameters {_short(self.at)}, the manifest says {_short(manifest.after)}"
             found.add(Check.FINGERPRINT, Finding(Verdict.DIFFERS, words))
@@ -154,6 +162,10 @@ class Replay:
 
     def _read(self, aggregate: StoredAggregate) -> Iterator[tuple[str, Tensor]]:
         return read_aggregate(aggregate.path, self._shapes, aggregate.head, self._verify)
+
+
+def _unknown(*, is_excused: bool) -> Verdict:
+    return Verdict.UNCHECKED if is_excused else Verdict.UNKNOWN
 
 
 def _short(digest: bytes) -> str:

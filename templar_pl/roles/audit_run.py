@@ -13,11 +13,15 @@ from templar_pl.protocol import Manifest
 from templar_pl.protocol.peer import Peer
 from templar_pl.roles.audit_checkpoints import CheckpointAudit
 from templar_pl.roles.audit_findings import NOTHING, AuditedWindow, Check
+from templar_pl.roles.audit_kept import Kept
 from templar_pl.roles.audit_replay import Replay
 from templar_pl.roles.audit_store import Evidence, StoreAudit
 from templar_pl.training.replica import Replica
 from templar_pl.training.run_view import RunView
 from templar_pl.units import Window
+
+_TRIES = 3
+"""How often the windows to audit are chosen anew, if those that were to be replayed from are deleted meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,11 @@ class RunAudit:
         """
         self._view, self._check_interrupt = view, check_interrupt
         self._replay = Replay(replica, view.verify, check_interrupt)
-        self._store = StoreAudit(view, replica.digest, replica.codec.grids, folder, numbers)
+        self._kept = Kept(view, numbers.window.stale_retention, check_interrupt)
+        self._store = StoreAudit(view, replica.digest, replica.codec.grids, self._kept, folder, numbers)
         wanted = Wanted(view.run, replica.digest, view.start_window, replica.state, view.verify)
         sources = [_source(view, peer) for peer in (view.aggregator, view.validator) if peer is not None]
         self._checkpoints = CheckpointAudit(sources, wanted, folder)
-        self._windows = self._store.windows()
 
     def begin(self, first: int | None, last: int | None) -> Span:
         """Choose the windows, and bring the replay to where it begins.
@@ -73,11 +77,23 @@ class RunAudit:
             StoreError: a bucket, or the own disk, fails.
             OutOfSyncError: the disk failed while a checkpoint was loaded.
         """
-        if not self._windows:
+        windows = self._kept.windows()
+        span = self._choose(windows, first, last)
+        for _ in range(_TRIES):
+            before, windows = windows, self._kept.windows()
+            if not self._replay.lost or windows[:1] == before[:1]:
+                break
+            self._checkpoints.list_anew()  # what it was to begin with was deleted meanwhile
+            span = self._choose(windows, first, last)
+        return span
+
+    def _choose(self, windows: list[Window], first: int | None, last: int | None) -> Span:
+        """Choose among the windows that there are, and bring the replay to where it begins."""
+        if not windows:
             raise ConfigError(
                 f"there is nothing to audit: {self._view.aggregator.hotkey} has no manifest of run {self._view.run}"
             )
-        oldest, newest = self._windows[0], self._windows[-1]
+        oldest, newest = windows[0], windows[-1]
         for name, window in (("first", first), ("last", last)):
             if window is not None and not oldest <= window <= newest:
                 raise ConfigError(f"--{name} must be in {oldest}..{newest}, the windows with a manifest, got {window}")
@@ -119,9 +135,7 @@ class RunAudit:
                 return window
         if self._view.start_window in begins:
             return self._view.start_window  # with the parameters that this machine draws
-        self._replay.lost = (
-            f"there is no good checkpoint at window {first}, nor one before it that manifests go on from"
-        )
+        self._replay.lose(f"there is no good checkpoint at window {first}, nor one before it that manifests go on from")
         return first
 
     def _manifest(self, window: Window) -> Manifest | None:

@@ -19,7 +19,7 @@ from templar_pl.errors import (
     StoreError,
     TransientError,
 )
-from templar_pl.exchange import AggregateSource, BucketReader, StandingManifest
+from templar_pl.exchange import AggregateSource, StandingManifest
 from templar_pl.exchange.large_objects import in_parallel
 from templar_pl.hparams import HParams
 from templar_pl.protocol import (
@@ -29,9 +29,9 @@ from templar_pl.protocol import (
     Payload,
     Peer,
     Shapes,
-    manifest_keys,
 )
 from templar_pl.roles.audit_findings import NOTHING, Check, Finding, Verdict, joined
+from templar_pl.roles.audit_kept import Kept
 from templar_pl.roles.audit_landings import LandingAudit
 from templar_pl.roles.audit_payloads import Payloads
 from templar_pl.training.run_view import RunView
@@ -64,6 +64,9 @@ class Evidence:
     aggregate: StoredAggregate | None = None
     """None if there is none that can be used."""
 
+    is_deleted: bool = False
+    """Whether the aggregator has deleted it meanwhile, with all that was before it."""
+
     findings: dict[Check, Finding] = field(default_factory=dict)
 
     @property
@@ -81,7 +84,7 @@ class StoreAudit:
     """Reads what the store has of one window after the other."""
 
     def __init__(
-        self, view: RunView, digest: bytes, grids: Mapping[str, ChunkGrid], folder: Path, numbers: HParams
+        self, view: RunView, digest: bytes, grids: Mapping[str, ChunkGrid], kept: Kept, folder: Path, numbers: HParams
     ) -> None:
         """Store the parts.
 
@@ -89,22 +92,17 @@ class StoreAudit:
             view: of the run.
             digest: 32 bytes, of the settings and parameter shapes all nodes of the run share.
             grids: the chunks of every parameter.
+            kept: knows what is deleted.
             folder: for an aggregate at a time; must exist.
             numbers: of the run.
         """
         self._view, self._digest = view, digest
         self._shapes: Shapes = {name: grid.shape for name, grid in grids.items()}
-        self._path, self._keep_windows = folder / "aggregate.bin", numbers.window.stale_retention
+        self._path, self._kept = folder / "aggregate.bin", kept
         self._delta_s = numbers.window.time_window_delta_seconds
         self._payloads = Payloads(view, digest, grids)
-        self._landings = LandingAudit(view, self._payloads, self._is_kept, max_peers=numbers.peers.max_topk_peers)
+        self._landings = LandingAudit(view, self._payloads, kept, max_peers=numbers.peers.max_topk_peers)
         self._source = AggregateSource(view.buckets, view.aggregator, view.run, digest, view.verify)
-
-    def windows(self) -> list[Window]:
-        """Return the windows that have a manifest, ascending. Raises `StoreError`."""
-        keys = manifest_keys(self._view.run)
-        listed = (keys.window_of(key) for key in self._aggregators_bucket().list(keys.prefix))
-        return sorted(window for window in listed if window is not None)
 
     def manifest(self, window: Window) -> StandingManifest:
         """Read the manifest of a window. Raises as `AggregateSource.fetch_manifest`."""
@@ -136,7 +134,8 @@ class StoreAudit:
         try:
             found.standing = self._source.fetch_manifest(found.window)
         except ObjectMissingError:
-            found.add(Check.MANIFEST, Finding(Verdict.DIFFERS, "there is none, though a later window has one"))
+            words = "there is none, though a later window has one"
+            found.add(Check.MANIFEST, self._missing(found, words, otherwise=Verdict.UNCHECKED))
         except DocumentError as error:
             found.add(Check.MANIFEST, Finding(Verdict.DIFFERS, str(error)))
         else:
@@ -175,40 +174,30 @@ class StoreAudit:
 
     def _payload(self, manifest: Manifest, uid: Uid, peer: Peer | None) -> Payload | Finding:
         """Return a payload that is listed and in order, or why it is not to be had."""
-        is_kept = self._is_kept(manifest.window)
         if peer is None or not peer.address:
             # Else a payload of somebody who never was would stand for any update.
-            words = f"uid {uid} is not registered, its bucket is not known"
-            return Finding(Verdict.UNKNOWN if is_kept else Verdict.GONE, words)
+            return self._unread(manifest.window, f"uid {uid} is not registered, its bucket is not known")
         try:
             data = self._payloads.get(peer, manifest.window)
             if (sha256 := hashlib.sha256(data).digest()) != (listed := manifest.payloads[uid]):
                 return Finding(Verdict.DIFFERS, f"uid {uid} has sha256 {_short(sha256)}, listed is {_short(listed)}")
             return self._payloads.decode(data, peer, manifest.window)
         except ObjectMissingError:
-            return self._absence(manifest.window, uid)
+            return self._absence(manifest.window, peer)
         except (OversizedError, PayloadError) as error:
             return Finding(Verdict.DIFFERS, f"uid {uid} is listed: {error}")
         except StoreError as error:
-            return Finding(Verdict.UNKNOWN if is_kept else Verdict.GONE, f"uid {uid} cannot be read: {error}")
+            return self._unread(manifest.window, f"uid {uid} cannot be read: {error}")
 
-    def _absence(self, window: Window, uid: Uid) -> Finding:
+    def _unread(self, window: Window, words: str) -> Finding:
+        return Finding(Verdict.UNKNOWN if self._kept.must_have_payloads(window) else Verdict.GONE, words)
+
+    def _absence(self, window: Window, peer: Peer) -> Finding:
         """Say whether a payload that is not there may have been deleted by its owner."""
-        if self._is_kept(window):
-            words = f"uid {uid} is not there, though payloads are kept for {self._keep_windows} windows"
-            return Finding(Verdict.DIFFERS, words)
-        return Finding(Verdict.GONE, f"uid {uid} is deleted, as all are after {self._keep_windows} windows")
-
-    def _is_kept(self, window: Window) -> bool:
-        """Whether what belongs to a window must still be there, by what the newest window is now."""
-        return not self._has_manifest(Window(window + self._keep_windows))  # miners may be a window ahead
-
-    def _has_manifest(self, window: Window) -> bool:
-        try:
-            self._aggregators_bucket().head(manifest_keys(self._view.run).key(window))
-        except ObjectMissingError:
-            return False
-        return True
+        keep = self._kept.keep_windows
+        if self._kept.must_have_payload_of(peer, window):
+            return Finding(Verdict.DIFFERS, f"uid {peer.uid} is not there, though payloads are kept for {keep} windows")
+        return Finding(Verdict.GONE, f"uid {peer.uid} is deleted, as all are after {keep} windows")
 
     def _look_at_left_out(self, found: Evidence, manifest: Manifest, register: Mapping[Uid, Peer]) -> None:
         peers = [register[uid] for uid in sorted(manifest.left_out) if uid in register and register[uid].address]
@@ -239,7 +228,7 @@ class StoreAudit:
         except TransientError:
             raise  # nothing is known of it
         except ObjectMissingError:
-            found.add(Check.AGGREGATE, Finding(Verdict.DIFFERS, "its notice is there, but not the aggregate itself"))
+            found.add(Check.AGGREGATE, self._missing(found, "its notice is there, but not the aggregate itself"))
         except (DocumentError, StoreError) as error:
             found.add(Check.AGGREGATE, Finding(Verdict.DIFFERS, str(error)))
         else:
@@ -250,28 +239,34 @@ class StoreAudit:
         try:
             notice = self._source.find_notice(found.window)
         except ObjectMissingError:
-            found.add(Check.AGGREGATE, self._no_notice(found.window))
+            found.add(Check.AGGREGATE, self._no_notice(found))
             return None
         except DocumentError as error:
             found.add(Check.AGGREGATE, Finding(Verdict.DIFFERS, str(error)))
             return None
-        if found.standing is None:
+        if found.standing is None and not found.is_deleted:
             found.add(Check.AGGREGATE, Finding(Verdict.UNKNOWN, "the manifest that it is of cannot be read"))
-        elif notice.manifest != found.standing.sha256:
+        elif found.standing is not None and notice.manifest != found.standing.sha256:
             is_, must = _short(notice.manifest), _short(found.standing.sha256)
             found.add(Check.AGGREGATE, Finding(Verdict.DIFFERS, f"it is of manifest {is_}, must be of {must}"))
         return notice
 
-    def _no_notice(self, window: Window) -> Finding:
+    def _no_notice(self, found: Evidence) -> Finding:
         """Say whether an aggregate may be missing: it may follow the manifest of the next window, and be deleted."""
-        if not self._has_manifest(Window(window + 2)):
+        window = found.window
+        if not self._kept.has_newer(Window(window + 2)):
             return Finding(Verdict.GONE, "it is not published yet")
-        if self._is_kept(window):
-            return Finding(Verdict.DIFFERS, "there is none, though later windows have manifests")
+        if self._kept.must_have_payloads(window):
+            return self._missing(found, "there is none, though later windows have manifests")
+        found.is_deleted = found.is_deleted or self._kept.is_deleted(window)
         return Finding(Verdict.GONE, "it is deleted")
 
-    def _aggregators_bucket(self) -> BucketReader:
-        return self._view.buckets.of(self._view.aggregator.address)
+    def _missing(self, found: Evidence, words: str, *, otherwise: Verdict = Verdict.GONE) -> Finding:
+        """Say that something of the aggregator is missing; `otherwise` if that is since it deletes old windows."""
+        if not found.is_deleted and not self._kept.is_deleted(found.window):
+            return Finding(Verdict.DIFFERS, words)
+        found.is_deleted = True
+        return Finding(otherwise, "it was deleted while it was audited, as older than the aggregator keeps")
 
 
 def _agreeing(findings: Iterable[Finding]) -> Finding:

@@ -91,7 +91,11 @@ def test_programs_and_people_are_told_the_same(drawn: list[AuditedWindow]) -> No
             "windows 3..4 agree; in 2 of them something could not be checked",
         ),
         (
-            [window(3, manifest=Finding(Verdict.DOUBT, "odd")), window(4, manifest=Finding(Verdict.UNCHECKED, "old"))],
+            [window(3, manifest=Finding(Verdict.UNCHECKED, "deleted")), window(4), window(5)],
+            "windows 4..5 agree; 1 were deleted while they were audited",
+        ),
+        (
+            [window(3, manifest=Finding(Verdict.DOUBT, "odd")), window(4, payloads=Finding(Verdict.UNCHECKED, "old"))],
             "windows 3..4 agree; in 1 of them something is odd; in 1 of them something could not be checked",
         ),
         (

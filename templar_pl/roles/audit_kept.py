@@ -1,0 +1,76 @@
+"""What of a run must still be there: its nodes delete what is old, also while it is audited."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from templar_pl.protocol import Peer, manifest_keys, payload_keys
+from templar_pl.training.run_view import RunView
+from templar_pl.units import Window
+
+DELETION_S = 10.0
+"""Seconds to wait for a deletion that is under way: one request, of whose keys a store may take any first."""
+
+_SLICE_S = 0.2
+
+
+class Kept:
+    """Asks the store what is there now, for the windows in question may be the next to be deleted."""
+
+    def __init__(
+        self, view: RunView, keep_windows: int, check_interrupt: Callable[[], None], patience_s: float = DELETION_S
+    ) -> None:
+        """Look which windows there are.
+
+        Args:
+            view: of the run.
+            keep_windows: windows that miners keep their payloads for.
+            check_interrupt: asked while a deletion is waited for; raises what should end the audit.
+            patience_s: seconds to wait for a deletion that is under way.
+
+        Raises:
+            StoreError: the bucket of the aggregator cannot be read.
+        """
+        self._view, self._check_interrupt, self._patience_s = view, check_interrupt, patience_s
+        self.keep_windows = keep_windows
+        self._listed = set(self.windows())
+
+    def windows(self) -> list[Window]:
+        """Return the windows that have a manifest, ascending. Raises `StoreError`."""
+        keys, aggregator = manifest_keys(self._view.run), self._view.aggregator
+        listed = (keys.window_of(key) for key in self._view.buckets.of(aggregator.address).list(keys.prefix))
+        return sorted(window for window in listed if window is not None)
+
+    def has_newer(self, window: Window) -> bool:
+        """Return whether this window or a later one has a manifest. Raises `StoreError`."""
+        return max(self.windows(), default=-1) >= window
+
+    def must_have_payloads(self, window: Window) -> bool:
+        """Return whether payloads of a window must still be there, by what the newest one is. Raises `StoreError`."""
+        return not self.has_newer(Window(window + self.keep_windows))  # miners may be a window ahead
+
+    def must_have_payload_of(self, peer: Peer, window: Window) -> bool:
+        """Do the same for one peer, which may have gone on without the aggregator. Raises `StoreError`."""
+        if not self.must_have_payloads(window):
+            return False
+        keys = payload_keys(self._view.run, peer.uid)
+        listed = (keys.window_of(key) for key in self._view.buckets.of(peer.address).list(keys.prefix))
+        return all(sent is None or sent <= window + self.keep_windows for sent in listed)
+
+    def is_deleted(self, window: Window) -> bool:
+        """Return whether the aggregator has deleted a window and all before it, and something since it was asked last.
+
+        A deletion that is under way is waited for. Raises `StoreError`.
+        """
+        give_up = time.monotonic() + self._patience_s
+        before, self._listed = self._listed, set(self.windows())
+        while True:
+            if self._listed and min(self._listed) > window:
+                return True
+            if before <= self._listed or time.monotonic() >= give_up:
+                return False
+            self._check_interrupt()
+            threading.Event().wait(_SLICE_S)
+            self._listed = set(self.windows())
