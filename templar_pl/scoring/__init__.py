@@ -6,7 +6,7 @@ from templar_pl.scoring.draw import Draw
 from templar_pl.scoring.lineage import Lineage
 from templar_pl.scoring.miner import MinerState
 from templar_pl.scoring.overlap import Places, agreement_of, compare_payloads, count_shared
-from templar_pl.scoring.peer_list import NO_PEERS, PeerList, next_peer_list
+from templar_pl.scoring.peer_list import NO_PEERS, PeerList, next_peer_list, rotated_peer_list
 from templar_pl.scoring.penalties import Penalty, Reason, judge_window
 from templar_pl.scoring.ratings import Rating, rate
 from templar_pl.scoring.records import Evaluation, Losses, Overlap, Presence, SyncObservation, Upload, WindowRecords
@@ -60,6 +60,7 @@ __all__ = [
     "rate",
     "read_state",
     "relative_improvement",
+    "rotated_peer_list",
     "sync_score",
     "weights_of",
     "write_state",

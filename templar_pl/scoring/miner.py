@@ -19,6 +19,10 @@ class MinerState:
     waiting_since: Window
     """Window of the last evaluation; of a miner that had none, the window in which it was first seen."""
 
+    off_list_since: Window
+    """Window of the last list of peers that it was on; of a miner that was on none, the window in which it was first
+    seen."""
+
     silent: int
     """Windows since its last payload that counted, of those this validator saw; 0 if the last one did. A miner that
     never sent anything has the number after which scores start anew."""
@@ -68,6 +72,15 @@ class MinerState:
         """Take over a new rating."""
         return replace(self, rating=rating, waiting_since=window)
 
+    def listed(self, window: Window) -> MinerState:
+        """Take over that it was on the list of peers then."""
+        return replace(self, off_list_since=window)
+
     def reset(self) -> MinerState:
         """Forget all but who it is, how long it is silent and how long it has waited."""
-        return MinerState(hotkey=self.hotkey, waiting_since=self.waiting_since, silent=self.silent)
+        return MinerState(
+            hotkey=self.hotkey,
+            waiting_since=self.waiting_since,
+            off_list_since=self.off_list_since,
+            silent=self.silent,
+        )

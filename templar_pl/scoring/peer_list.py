@@ -51,27 +51,68 @@ def next_peer_list(
         Only active miners, as many as are active up to `minimum_peers`, at most `max_topk_peers`; effective
         `peer_list_window_margin` windows after `window`.
     """
-    members = set(current.uids) & set(active)
-    is_short = len(members) < min(peers.minimum_peers, len(active))
-    if current.uids and not is_short and window % peers.peer_replacement_frequency:
-        return current
-    uids = _moved(current, _ranked(members, active, weights), weights, peers)
-    if uids == current.uids:
-        return current
-    return PeerList(Window(window + peers.peer_list_window_margin), uids)
+    ranked = _ranked(current, active, weights)
+    return _moved(current, window, ranked, _size(ranked, weights, peers), peers)
 
 
-def _ranked(members: set[Uid], active: Collection[Uid], weights: Mapping[Uid, float]) -> list[Uid]:
+def rotated_peer_list(
+    current: PeerList,
+    window: Window,
+    active: Collection[Uid],
+    weights: Mapping[Uid, float],
+    waiting: Mapping[Uid, Window],
+    peers: PeersConfig,
+) -> PeerList:
+    """Return the list that follows from a window, on which everybody stands from time to time.
+
+    What is sent by those who are not listed counts for nothing and stays in their momentum, so they can hardly show
+    what it is worth. So every second replacement, in odd multiples of `peer_replacement_frequency`, is for guests: the
+    `peers_to_replace` who have waited longest take places that are free, or those of as many members of the least
+    weight. All others are as `next_peer_list` says: by it a guest without weight leaves again.
+
+    Args:
+        current: as there.
+        window: as there.
+        active: as there.
+        weights: as there.
+        waiting: of active miners who may be guests, the window since which they are not listed; members may be among
+            them.
+        peers: as there. With `peers_to_replace` 0 there are no guests.
+
+    Returns:
+        As there. Whoever waits behind k others is listed after at most k // `peers_to_replace` + 1 replacements for
+        guests, however many come after it.
+    """
+    guests: list[Uid] = []
+    if window % (2 * peers.peer_replacement_frequency) == peers.peer_replacement_frequency and current.uids:
+        strangers = sorted(waiting.keys() - set(current.uids), key=lambda uid: (waiting[uid], ticket(Window(0), uid)))
+        guests = strangers[: peers.peers_to_replace]
+    if not guests:
+        return next_peer_list(current, window, active, weights, peers)
+    ranked = _ranked(current, active, weights)
+    size = min(peers.max_topk_peers, _size(ranked, weights, peers) + len(guests))
+    return _moved(current, window, guests + [uid for uid in ranked if uid not in guests], size, peers)
+
+
+def _ranked(current: PeerList, active: Collection[Uid], weights: Mapping[Uid, float]) -> list[Uid]:
     """Return the active miners, best first."""
+    members = set(current.uids)
     return sorted(active, key=lambda uid: (-weights.get(uid, 0.0), uid not in members, ticket(Window(0), uid), uid))
 
 
-def _moved(current: PeerList, ranked: list[Uid], weights: Mapping[Uid, float], peers: PeersConfig) -> tuple[Uid, ...]:
-    """Return the members after one replacement."""
-    with_weight = sum(weights.get(uid, 0.0) > 0 for uid in ranked)
-    size = min(peers.max_topk_peers, max(peers.minimum_peers, with_weight) if with_weight else peers.max_topk_peers)
-    wanted = ranked[:size]
+def _size(active: Collection[Uid], weights: Mapping[Uid, float], peers: PeersConfig) -> int:
+    """Return how many are wanted."""
+    with_weight = sum(weights.get(uid, 0.0) > 0 for uid in active)
+    return min(peers.max_topk_peers, max(peers.minimum_peers, with_weight) if with_weight else peers.max_topk_peers)
+
+
+def _moved(current: PeerList, window: Window, ranked: list[Uid], size: int, peers: PeersConfig) -> PeerList:
+    """Return the list after a window, moved towards the first `size` of the active miners if it is time for it."""
     members = [uid for uid in ranked if uid in current.uids]
+    is_short = len(members) < min(peers.minimum_peers, len(ranked))
+    if current.uids and not is_short and window % peers.peer_replacement_frequency:
+        return current
+    wanted = ranked[:size]
     unwanted = [uid for uid in reversed(members) if uid not in wanted]
     missing = [uid for uid in wanted if uid not in members]
     kept = set(members) - set(unwanted[: peers.peers_to_replace])
@@ -79,4 +120,5 @@ def _moved(current: PeerList, ranked: list[Uid], weights: Mapping[Uid, float], p
     free = len(current.uids) - len(members) if current.uids else math.inf
     most = max(peers.peers_to_replace + free, peers.minimum_peers - len(kept))
     room = min(most, peers.max_topk_peers - len(kept), len(missing))
-    return tuple(sorted(kept | set(missing[: int(room)])))
+    uids = tuple(sorted(kept | set(missing[: int(room)])))
+    return current if uids == current.uids else PeerList(Window(window + peers.peer_list_window_margin), uids)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from templar_pl.config import PeersConfig, ScoringConfig
 from templar_pl.scoring.choice import choose_evaluated
 from templar_pl.scoring.miner import MinerState
-from templar_pl.scoring.peer_list import NO_PEERS, PeerList, next_peer_list
+from templar_pl.scoring.peer_list import NO_PEERS, PeerList, rotated_peer_list
 from templar_pl.scoring.penalties import Penalty, Reason, judge_window
 from templar_pl.scoring.ratings import rate
 from templar_pl.scoring.records import Presence, WindowRecords
@@ -106,7 +106,9 @@ def _seen(state: ScoringState, seen: Presence, window: Window, peers: PeersConfi
     """Return a miner with the window counted as seen or silent; a new one for a new uid or hotkey."""
     miner = state.miners.get(seen.uid)
     if miner is None or miner.hotkey != seen.hotkey:
-        miner = MinerState(hotkey=seen.hotkey, waiting_since=window, silent=peers.reset_inactivity_windows)
+        miner = MinerState(
+            hotkey=seen.hotkey, waiting_since=window, off_list_since=window, silent=peers.reset_inactivity_windows
+        )
     miner = miner.seen(is_present=seen.fault is None)
     return miner.reset() if miner.silent >= peers.reset_inactivity_windows else miner
 
@@ -142,8 +144,16 @@ def _rated(
 
 
 def _listed(state: ScoringState, scoring: ScoringConfig, peers: PeersConfig) -> ScoringState:
-    """Return the state with the list of peers that follows from it."""
+    """Return the state with the list of peers that follows from it.
+
+    A window is judged `validator_offset` windows after it was open, so a list holds from as many windows later: all
+    can read it before.
+    """
     active = [uid for uid, miner in state.miners.items() if miner.silent <= peers.recent_windows]
+    waiting = {uid: state.miners[uid].off_list_since for uid in active if not state.miners[uid].penalties}
     weights = state.weights(scoring)
-    listed = next_peer_list(state.peer_list, state.window, active, weights, peers)
-    return ScoringState(window=state.window, miners=state.miners, peer_list=listed)
+    listed = rotated_peer_list(state.peer_list, state.window, active, weights, waiting, peers)
+    if listed is not state.peer_list:
+        listed = replace(listed, effective_from=Window(listed.effective_from + scoring.validator_offset))
+    miners = {uid: miner.listed(state.window) if uid in listed.uids else miner for uid, miner in state.miners.items()}
+    return ScoringState(window=state.window, miners=MappingProxyType(miners), peer_list=listed)

@@ -18,7 +18,7 @@ from templar_pl.scoring.records import JsonMap, JsonValue
 from templar_pl.scoring.state import BEFORE_THE_FIRST, ScoringState
 from templar_pl.units import Hotkey, Uid, Window
 
-FORMAT = 1
+FORMAT = 2
 MAX_NUMBER = 2**53 - 1  # readers in other languages round larger ones
 
 Value = TypeVar("Value")
@@ -72,6 +72,7 @@ def _refuse_constant(name: str) -> float:
 def _miner_to_json(miner: MinerState) -> JsonMap:
     return {
         "observations": miner.observations,
+        "off_list_since": miner.off_list_since,
         "hotkey": miner.hotkey,
         "indicator": miner.indicator.hex(),
         "mu": miner.rating.mu.hex(),
@@ -84,7 +85,8 @@ def _miner_to_json(miner: MinerState) -> JsonMap:
 
 
 _MINER_FIELDS = {
-    "hotkey", "indicator", "mu", "observations", "penalties", "sigma", "silent", "sync", "waiting_since"
+    "hotkey", "indicator", "mu", "observations", "off_list_since", "penalties", "sigma", "silent", "sync",
+    "waiting_since",
 }  # fmt: skip
 
 
@@ -100,6 +102,7 @@ def _miner(where: str, value: object) -> MinerState:
     return MinerState(
         hotkey=Hotkey(get(_text, "hotkey")),
         waiting_since=Window(get(_whole, "waiting_since", 0)),
+        off_list_since=Window(get(_whole, "off_list_since", 0)),
         silent=get(_whole, "silent", 0),
         rating=Rating(get(_fraction, "mu", -math.inf, math.inf), sigma),
         indicator=get(_fraction, "indicator", -1.0, 1.0),

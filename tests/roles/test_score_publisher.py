@@ -55,7 +55,7 @@ class Flaky(LocalBucket):
 
 def knowledge(window: int, *, weights_window: int = -1, earns: bool = True, uids: tuple[int, ...] = (1,)) -> Knowledge:
     good = MinerState(
-        hotkey=Hotkey("5"), waiting_since=Window(0), silent=0, rating=Rating(30.0, 1.0),
+        hotkey=Hotkey("5"), waiting_since=Window(0), off_list_since=Window(0), silent=0, rating=Rating(30.0, 1.0),
         indicator=0.9 if earns else 0.0, sync=1.0, observations=50,
     )  # fmt: skip
     peers = PeerList(Window(2), tuple(Uid(uid) for uid in uids))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from templar_pl.config import PeersConfig
-from templar_pl.scoring import NO_PEERS, PeerList, next_peer_list
+from templar_pl.scoring import NO_PEERS, PeerList, next_peer_list, rotated_peer_list
 from templar_pl.units import Uid, Window
 
 uid_sets = st.sets(st.integers(0, 15).map(Uid), max_size=12)
@@ -70,6 +70,48 @@ def test_a_list_comes_to_rest_at_the_active_miners_with_the_most_weight(
         wanted = sum(found.get(uid, 0.0) > 0 for uid in active)
         least = peers.minimum_peers if wanted else peers.max_topk_peers
         assert len(members) == min(peers.max_topk_peers, len(active), max(least, wanted))
+
+
+@given(st.data(), configs(), windows, uid_sets, weights)
+def test_a_list_with_guests_keeps_to_the_same_bounds(
+    data: st.DataObject, peers: PeersConfig, window: Window, active: set[Uid], found: dict[Uid, float]
+) -> None:
+    current = data.draw(lists(peers))
+    waiting = {uid: data.draw(windows) for uid in active if data.draw(st.booleans())}
+    new = rotated_peer_list(current, window, active, found, waiting, peers)
+
+    left = (set(current.uids) - set(new.uids)) & active
+    stayed = set(new.uids) & set(current.uids)
+    if new is not current:
+        assert set(new.uids) <= active
+        assert min(peers.minimum_peers, len(active)) <= len(new.uids) <= peers.max_topk_peers
+    assert len(left) <= peers.peers_to_replace
+    # Whoever makes room has the least weight of all members.
+    assert max((found.get(uid, 0.0) for uid in left), default=0.0) <= min(
+        (found.get(uid, 0.0) for uid in stayed), default=1.0
+    )
+    if window % (2 * peers.peer_replacement_frequency) != peers.peer_replacement_frequency:
+        assert new == next_peer_list(current, window, active, found, peers)
+
+
+@given(st.data(), configs(), uid_sets)
+def test_everybody_who_is_active_is_listed_within_so_many_replacements(
+    data: st.DataObject, peers: PeersConfig, active: set[Uid]
+) -> None:
+    """Whatever happens to weights."""
+    if not peers.peers_to_replace:
+        return
+    current, since = data.draw(lists(peers)), {uid: data.draw(windows) for uid in sorted(active)}
+    first = Window(41)
+    turns = -(-len(active) // peers.peers_to_replace)
+    seen: set[Uid] = set()
+    for window in map(Window, range(first, first + 2 * peers.peer_replacement_frequency * (turns + 1))):
+        found = data.draw(weights) if window % peers.peer_replacement_frequency == 0 else {}
+        current = rotated_peer_list(current, window, active, found, since, peers)
+        seen |= set(current.uids)
+        since |= {uid: window for uid in current.uids if uid in active}
+
+    assert seen >= active
 
 
 @given(st.data(), configs(), windows, uid_sets, weights)
@@ -150,3 +192,32 @@ def test_nobody_active_empties_the_list(window: int) -> None:
     current = PeerList(Window(0), (Uid(0),))
 
     assert next_peer_list(current, Window(window), [], {}, SMALL).uids == ()
+
+
+def turn(current: tuple[int, ...], window: int, waiting: dict[int, int], found: dict[Uid, float]) -> tuple[int, ...]:
+    listed = PeerList(Window(0), tuple(map(Uid, current)))
+    since = {Uid(uid): Window(when) for uid, when in waiting.items()}
+    return rotated_peer_list(listed, Window(window), FIVE, found, since, SMALL).uids
+
+
+def test_every_second_replacement_is_for_who_waited_longest_and_the_least_makes_room() -> None:
+    best = weigh(2, 0, 1)
+
+    assert turn((0, 1, 2), 5, {3: 4, 4: 2}, best) == (0, 2, 4)
+    assert turn((0, 2, 4), 9, {3: 4, 1: 8}, best) == (0, 2, 4)
+    assert turn((0, 2, 4), 10, {3: 4, 1: 8}, best) == (0, 1, 2)
+    assert turn((0, 1, 2), 15, {3: 4, 4: 14}, best) == (0, 2, 3)
+
+
+def test_a_guest_takes_a_free_place_first() -> None:
+    assert turn((0, 2), 5, {3: 4, 4: 2}, weigh(2, 0)) == (0, 2, 4)
+    assert turn((0, 2, 4), 10, {3: 4}, weigh(2, 0)) == (0, 2)
+
+
+def test_a_guest_who_earned_weight_stays_at_the_expense_of_who_has_less() -> None:
+    assert turn((0, 2, 4), 10, {1: 8}, weigh(2, 4, 0, 1)) == (0, 2, 4)
+
+
+def test_a_first_list_and_one_that_is_too_short_are_filled_by_weight() -> None:
+    assert turn((), 5, {3: 4, 4: 2}, weigh(2, 0, 1)) == (0, 1, 2)
+    assert turn((0,), 6, {3: 4, 4: 2}, weigh(2, 0, 1)) == (0, 2)

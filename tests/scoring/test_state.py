@@ -246,4 +246,26 @@ def test_the_peer_list_follows_the_weights() -> None:
         state = judge(state, records, SCORING, peers).state
 
     assert [CAST[uid] for uid in state.peer_list.uids] == ["honest"] * 4
-    assert state.peer_list.effective_from % 5 == 3
+    assert (state.peer_list.effective_from - SCORING.validator_offset) % 5 == 3
+
+
+def test_a_list_holds_from_so_many_windows_after_the_one_that_is_open_when_it_is_made() -> None:
+    scoring, peers = replace(SCORING, validator_offset=7), replace(PEERS, peer_list_window_margin=3)
+
+    state = judge(ScoringState(), window_of(4, presence(0)), scoring, peers).state
+
+    assert state.peer_list.effective_from == 4 + 7 + 3
+
+
+def test_every_miner_is_listed_in_its_turn_but_who_is_penalised() -> None:
+    peers = replace(PEERS, max_topk_peers=2, peer_replacement_frequency=1)
+    miners = [presence(uid) for uid in range(8)]
+    stale = (SyncObservation(uid=ME, steps_behind=None),)
+    state, lists = ScoringState(), []
+    for window in range(1, 60):
+        state = judge(state, window_of(window, *miners, syncs=stale), SCORING, peers).state
+        lists.append(set(state.peer_list.uids))
+
+    assert set().union(*lists[20:40]) == set().union(*lists[40:]) == set(range(1, 8))
+    assert {state.miners[uid].off_list_since for uid in state.peer_list.uids} == {59}
+    assert state.miners[ME].off_list_since < 20

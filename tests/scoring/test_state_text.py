@@ -80,8 +80,8 @@ def test_a_text_that_was_cut_short_is_an_error(length: int) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("format",), 2, "format of the scoring state must be 1, got '2'"),
-        (("format",), True, "format of the scoring state must be 1, got 'True'"),
+        (("format",), 1, "format of the scoring state must be 2, got '1'"),
+        (("format",), True, "format of the scoring state must be 2, got 'True'"),
         (("miners", "0", "mu"), "25", "mu of miner 0 must be the text of float.hex"),
         (("window",), -2, r"window must be a whole number in -1\.\."),
         (("miners", "0", "mu"), "nan", "mu of miner 0 must be finite"),
