@@ -65,6 +65,9 @@ class Fault(StrEnum):
     HASH = "hash"
     CONTENT = "content"
 
+    UNSEEN = "unseen"
+    """Of a miner that a validator could not look at, so nobody's fault; no error has it."""
+
 
 class PayloadError(TemplarError):
     """A peer broke the protocol: skip that peer for this window, keep training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,6 +20,9 @@ from templar_pl.units import Uid, Window
 log = logging.getLogger(__name__)
 
 _THREADS = 16
+
+DOUBTED_WINDOWS = 5
+"""In a row, for which a validator blames itself at most if most buckets fail; after that each is its owner's duty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,14 @@ class Lookout:
         """
         self._chain, self._buckets, self._run = chain, buckets, run
         self._source, self._patience = source, patience
+        self._reach = _Reach()
 
     def look(self, window: Window) -> Sighting:
         """Return what was published for a window whose time for uploads is over, and lies not too far back.
 
-        A store that answers for nobody is asked again; where it answers for some, the others are missing.
+        A store that answers for nobody is asked again. Where most buckets that answered before fail, the way to them
+        may be what fails: they are asked once more, and those that fail still are unseen. Other buckets that fail, and
+        all after `DOUBTED_WINDOWS`, are missing.
 
         Raises:
             StoreError: the store answered for nobody.
@@ -73,11 +79,21 @@ class Lookout:
             silent = [error for error in gathered.skipped.values() if isinstance(error, StoreError)]
             if silent and len(silent) == len(reachable):
                 raise StoreError(f"window {window}: the store answers for no miner: {silent[0]}")
-            return gathered.payloads, gathered.skipped
+            failing = _failing(gathered.skipped)
+            if not self._reach.is_doubtful(failing, reachable):
+                return gathered.payloads, gathered.skipped
+            again = self._source.fetch(window, {uid: reachable[uid] for uid in failing}, interval=interval)
+            others = {uid: error for uid, error in gathered.skipped.items() if uid not in failing}
+            return dict(sorted((gathered.payloads | again.payloads).items())), others | again.skipped
 
         payloads, skipped = self._patience.insist(f"window {window} cannot be judged", fetch)
+        unseen = self._reach.unseen(window, _failing(skipped), reachable)
         presences = tuple(
-            Presence(uid=uid, hotkey=peer.hotkey, fault=None if uid in payloads else _fault(skipped.get(uid)))
+            Presence(
+                uid=uid,
+                hotkey=peer.hotkey,
+                fault=None if uid in payloads else Fault.UNSEEN if uid in unseen else _fault(skipped.get(uid)),
+            )
             for uid, peer in registered.items()
         )
         return Sighting(window, presences, payloads, self._uploads(window, payloads, registered))
@@ -99,6 +115,45 @@ class Lookout:
             for uid, time in times.items()
             if time is not None
         }
+
+
+class _Reach:
+    """Tells buckets that fail from a validator that cannot reach them."""
+
+    def __init__(self) -> None:
+        self._answered: frozenset[Uid] = frozenset()
+        """Those whose stores answered when most did, whatever they said."""
+
+        self._window, self._doubted = Window(-1), 0
+
+    def is_doubtful(self, failing: Collection[Uid], asked: Collection[Uid]) -> bool:
+        """Whether most buckets fail of those that answered before, or of all while nobody knows of such.
+
+        Buckets that have failed for long, of which a chain may have many, have no part in it.
+        """
+        known = self._answered & set(asked) or set(asked)
+        return 2 * len(known & set(failing)) > len(known)
+
+    def unseen(self, window: Window, failing: Collection[Uid], asked: Collection[Uid]) -> frozenset[Uid]:
+        """Return whose buckets fail through no fault of theirs, as far as can be told."""
+        is_doubtful = self.is_doubtful(failing, asked)
+        if window > self._window:  # one of the past is looked at to compare payloads only
+            self._window, self._doubted = window, self._doubted + 1 if is_doubtful else 0
+        if is_doubtful and self._doubted <= DOUBTED_WINDOWS:
+            log.warning(
+                "window %d: %d of %d buckets fail, most of those that answered before: nobody is silent for that",
+                window,
+                len(failing),
+                len(asked),
+            )
+            return frozenset(failing)
+        self._answered = frozenset(asked) - frozenset(failing)
+        return frozenset()
+
+
+def _failing(skipped: Mapping[Uid, PayloadError | StoreError]) -> list[Uid]:
+    """Return whose stores did not answer."""
+    return [uid for uid, error in skipped.items() if isinstance(error, StoreError)]
 
 
 def _fault(error: PayloadError | StoreError | None) -> Fault:

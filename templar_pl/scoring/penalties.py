@@ -74,7 +74,8 @@ def judge_window(
 def _absent(records: WindowRecords, miners: Mapping[Uid, MinerState], peers: PeersConfig) -> list[Presence]:
     """Return who is silent and has a score that can be cut."""
     limit = peers.reset_inactivity_windows
-    return [seen for seen in records.presences if seen.fault is not None and miners[seen.uid].silent < limit]
+    silent = [seen for seen in records.presences if seen.fault not in (None, Fault.UNSEEN)]
+    return [seen for seen in silent if miners[seen.uid].silent < limit]
 
 
 def _absence(absent: Presence, miner: MinerState, window: Window, peers: PeersConfig) -> Penalty:

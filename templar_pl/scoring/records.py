@@ -28,7 +28,7 @@ class Presence:
     """That the chain has registered for the uid in this window."""
 
     fault: Fault | None
-    """Why its payload does not count; None if it does."""
+    """Why its payload does not count; None if it does. UNSEEN says nothing of the miner."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from templar_pl.config import PeersConfig, ScoringConfig
+from templar_pl.errors import Fault
 from templar_pl.scoring.choice import choose_evaluated
 from templar_pl.scoring.miner import MinerState
 from templar_pl.scoring.peer_list import NO_PEERS, PeerList, rotated_peer_list
@@ -55,6 +56,8 @@ class Judgement:
 def judge(state: ScoringState, records: WindowRecords, scoring: ScoringConfig, peers: PeersConfig) -> Judgement:
     """Score one window.
 
+    Who could not be looked at (`Fault.UNSEEN`) stays as it was.
+
     Windows come in ascending order. One that the validator did not see may be left out: it counts neither as silence
     nor as presence.
 
@@ -72,7 +75,8 @@ def judge(state: ScoringState, records: WindowRecords, scoring: ScoringConfig, p
     presences = sorted(records.presences, key=lambda seen: seen.uid)
     miners = {seen.uid: _seen(state, seen, records.window, peers) for seen in presences}
     penalties = judge_window(records, miners, scoring, peers)
-    miners = _cut(miners, penalties, peers)
+    unseen = {seen.uid for seen in presences if seen.fault is Fault.UNSEEN}
+    miners |= _cut({uid: miner for uid, miner in miners.items() if uid not in unseen}, penalties, peers)
     for sync in records.syncs:
         miners[sync.uid] = miners[sync.uid].synced(sync.steps_behind, scoring.sync_max_steps_behind)
     copied = {penalty.uid for penalty in penalties if penalty.reason is Reason.COPIED}
@@ -109,7 +113,8 @@ def _seen(state: ScoringState, seen: Presence, window: Window, peers: PeersConfi
         miner = MinerState(
             hotkey=seen.hotkey, waiting_since=window, off_list_since=window, silent=peers.reset_inactivity_windows
         )
-    miner = miner.seen(is_present=seen.fault is None)
+    if seen.fault is not Fault.UNSEEN:
+        miner = miner.seen(is_present=seen.fault is None)
     return miner.reset() if miner.silent >= peers.reset_inactivity_windows else miner
 
 

@@ -13,7 +13,7 @@ from templar_pl.exchange import LocalBucket
 from templar_pl.exchange.record import PayloadSource
 from templar_pl.exchange.store import BucketReader, ObjectInfo
 from templar_pl.protocol import payload_key
-from templar_pl.roles.sightings import Lookout, Sighting
+from templar_pl.roles.sightings import DOUBTED_WINDOWS, Lookout, Sighting
 from templar_pl.training.patience import Patience
 from templar_pl.units import Uid, Window
 from tests.roles.scored_runs import DELTA_S, RUN, World, limits_and_identity
@@ -26,7 +26,10 @@ class Buckets:
 
     def __init__(self, world: World, broken: Collection[int]) -> None:
         self._world = world
-        self._broken = {miner.signer.hotkey for miner in world.miners if miner.uid in broken}
+        self.break_(broken)
+
+    def break_(self, broken: Collection[int]) -> None:
+        self._broken = {miner.signer.hotkey for miner in self._world.miners if miner.uid in broken}
 
     def own(self) -> LocalBucket:
         return self._world.buckets.own()
@@ -59,10 +62,17 @@ def world(tmp_path: Path) -> World:
 
 
 def look(world: World, window: Window = WINDOW, *, broken: Collection[int] = ()) -> Sighting:
+    return lookout(world, Buckets(world, broken)).look(window)
+
+
+def lookout(world: World, buckets: Buckets) -> Lookout:
     identity, limits = limits_and_identity(world, timeout_s=0.4)
-    buckets = Buckets(world, broken)
     source = PayloadSource(world.model.codec, identity, buckets, limits)
-    return Lookout(world.chain, buckets, RUN, source, Patience(0.1, lambda: None)).look(window)
+    return Lookout(world.chain, buckets, RUN, source, Patience(0.1, lambda: None))
+
+
+def faults_of(seen: Sighting) -> dict[int, Fault | None]:
+    return {int(presence.uid): presence.fault for presence in seen.presences}
 
 
 def test_everybody_who_may_send_is_seen_with_hash_and_time(world: World) -> None:
@@ -125,3 +135,50 @@ def test_an_early_and_a_damaged_payload_have_their_faults(world: World) -> None:
     assert faults == {1: Fault.EARLY, 2: Fault.SIGNATURE, 3: Fault.LATE}
     assert seen.payloads == {}
     assert Uid(1) not in seen.uploads
+
+
+def test_most_buckets_that_fail_are_unseen_and_after_some_windows_missing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.train(range(2, 12))
+    world.open(13)
+    buckets = Buckets(world, ())
+    out = lookout(world, buckets)
+    assert faults_of(out.look(WINDOW)) == {1: None, 2: None, 3: None}
+    buckets.break_({1, 2})
+
+    with caplog.at_level(logging.WARNING, "templar_pl"):
+        found = [faults_of(out.look(Window(window))) for window in range(2, 4 + DOUBTED_WINDOWS)]
+
+    assert found[:DOUBTED_WINDOWS] == [{1: Fault.UNSEEN, 2: Fault.UNSEEN, 3: None}] * DOUBTED_WINDOWS
+    assert found[DOUBTED_WINDOWS:] == [{1: Fault.MISSING, 2: Fault.MISSING, 3: None}] * 2
+    assert "window 2: 2 of 3 buckets fail, most of those that answered before" in caplog.text
+
+
+def test_buckets_that_failed_for_long_do_not_speak_for_others(world: World) -> None:
+    world.add(3)
+    world.open(3)
+    world.train(range(4, 12))
+    world.open(13)
+    dead = {4, 5, 6}
+    buckets = Buckets(world, dead)
+    out = lookout(world, buckets)
+    out.look(Window(4))
+    buckets.break_(dead | {1})
+
+    assert faults_of(out.look(Window(5))) == {1: Fault.MISSING, 2: None, 3: None, **dict.fromkeys(dead, Fault.MISSING)}
+
+
+def test_buckets_that_answer_when_they_are_asked_once_more_are_seen(world: World) -> None:
+    buckets = Recovering(world, {1, 2})
+
+    assert faults_of(lookout(world, buckets).look(WINDOW)) == {1: None, 2: None, 3: None}
+
+
+class Recovering(Buckets):
+    """Buckets that do not answer when they are asked first."""
+
+    def of(self, address: str) -> BucketReader:
+        bucket = super().of(address)
+        self._broken.discard(address)
+        return bucket

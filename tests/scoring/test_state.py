@@ -269,3 +269,17 @@ def test_every_miner_is_listed_in_its_turn_but_who_is_penalised() -> None:
     assert set().union(*lists[20:40]) == set().union(*lists[40:]) == set(range(1, 8))
     assert {state.miners[uid].off_list_since for uid in state.peer_list.uids} == {59}
     assert state.miners[ME].off_list_since < 20
+
+
+@given(st.integers(1, 6), st.lists(st.sampled_from([None, Fault.LATE, Fault.MISSING]), max_size=6))
+def test_windows_in_which_a_miner_could_not_be_looked_at_change_nothing_for_it(
+    unseen: int, before: list[Fault | None]
+) -> None:
+    known = run(GOOD, *(window_of(2 + n, presence(fault=fault), presence(1)) for n, fault in enumerate(before))).state
+
+    judgement = run(*(window_of(20 + n, presence(fault=Fault.UNSEEN), presence(1)) for n in range(unseen)), state=known)
+
+    assert replace(judgement.state.miners[ME], off_list_since=Window(0)) == replace(
+        known.miners[ME], off_list_since=Window(0)
+    )
+    assert judgement.penalties == ()
