@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,9 @@ CLIP_ORIGIN = 2048
 
 LEVEL_ORIGIN = 128
 """What is added to a log scale where values lie below the scale of their chunk: by 127 at most."""
+
+_SCALED_AT_ONCE = 2**17
+"""Log scales that are counted together: some 24 bytes each. For few of them operations take longer to begin than to do."""
 
 _SCALES = 260 + LEVEL_ORIGIN  # of a histogram: 256 codes, up to 3 more, the origin; a multiple of 4
 
@@ -79,25 +83,37 @@ def _squares(payloads: Sequence[JoinedChunks], origins: Tensor) -> list[list[int
         payloads: what P payloads say of Q parameters.
         origins: (P, Q) int32; a log scale e is the code, less what the value lies below it, and this.
     """
-    histograms = [_histogram(said, origin) for said, origin in zip(payloads, origins, strict=True)]
+    at_once = max(1, _SCALED_AT_ONCE // max(1, _scaled_values(payloads[0])))
+    groups = (slice(first, first + at_once) for first in range(0, len(payloads), at_once))
+    histograms = torch.cat([_histograms(payloads[group], origins[group]) for group in groups])
     quarters = torch.tensor(quarter_mantissas(), device=origins.device)
     # Scales 4 j .. 4 j + 3 share the shift j; the sums stay below 2**31 * (values of a parameter).
-    sums = (torch.stack(histograms).unflatten(-1, (-1, 4)) * quarters).sum(-1).tolist()  # the one transfer
-    return [[sum(n << j for j, n in enumerate(row) if n) for row in rows] for rows in sums]
+    sums = (histograms.unflatten(-1, (-1, 4)) * quarters).sum(-1).cpu().numpy()  # the one transfer
+    shifts = np.flatnonzero(sums.any((0, 1)))  # a few: scales of one parameter lie within some octaves
+    rows = sums[:, :, shifts].tolist()
+    return [[sum(n << j for n, j in zip(row, shifts.tolist(), strict=True)) for row in of] for of in rows]
 
 
-def _histogram(said: JoinedChunks, origins: Tensor) -> Tensor:
-    """Return how many values one payload sends at each log scale in each of Q parameters, (Q, _SCALES) int64."""
-    device = origins.device
-    numbers, lengths = (torch.tensor(part, device=device) for part in (range(len(said.lengths)), said.lengths))
-    firsts = (numbers * _SCALES + origins).repeat_interleave(lengths, output_size=sum(said.lengths))
-    counts = said.counts.to(device)
-    places, weights = firsts + said.codes.to(device), counts.long()  # (N,) each
-    if said.below is not None:
-        weights = used_slots(counts, said.below.shape[-1]).long().flatten()  # (N * T,)
-        places = (places[:, None] - said.below.to(device)).flatten()
-    histogram = torch.zeros(len(numbers) * _SCALES, dtype=torch.int64, device=device)
-    return histogram.index_add_(0, places, weights).view(-1, _SCALES)
+def _scaled_values(said: JoinedChunks) -> int:
+    """Return how many values of one payload have a log scale of their own."""
+    return said.codes.numel() if said.below is None else said.below.numel()
+
+
+def _histograms(payloads: Sequence[JoinedChunks], origins: Tensor) -> Tensor:
+    """Return how many values payloads send at each log scale in each of Q parameters, (P, Q, _SCALES) int64."""
+    device, lengths = origins.device, payloads[0].lengths
+    owners = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device)  # (N,)
+    firsts = torch.arange(0, origins.numel() * _SCALES, _SCALES, device=device).view_as(origins) + origins
+    places = firsts[:, owners].add_(torch.stack([said.codes for said in payloads]).to(device))  # (P, N)
+    counts = torch.stack([said.counts for said in payloads]).to(device)
+    below = [said.below for said in payloads if said.below is not None]
+    if below:
+        weights = used_slots(counts.flatten(), below[0].shape[-1]).long()  # (P * N, T)
+        places = places[..., None] - torch.stack(below).to(device)
+    else:
+        weights = counts.long()
+    histograms = torch.zeros(origins.numel() * _SCALES, dtype=torch.int64, device=device)
+    return histograms.index_add_(0, places.flatten(), weights.flatten()).view(*origins.shape, _SCALES)
 
 
 def inverse_norm(square: int) -> tuple[int, int]:
