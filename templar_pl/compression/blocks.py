@@ -5,7 +5,7 @@ Shapes: N = chunks of a block; T = coefficients sent per chunk at most; K = coef
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -73,8 +73,14 @@ def elements_at_once(device: torch.device) -> int:
 
 def blocks_of(grids: Mapping[str, ChunkGrid], names: Sequence[str], at_once: int) -> Iterator[Block]:
     """Cut parameters with chunks of one form into blocks of about `at_once` chunks, whole rows of chunks each."""
+    return _cut(grids, names, lambda _: at_once)
+
+
+def _cut(grids: Mapping[str, ChunkGrid], names: Sequence[str], size_of: Callable[[int], int]) -> Iterator[Block]:
+    """Do what `blocks_of` does; `size_of` says how many chunks a block has that begins with some chunk."""
     pieces: list[Piece] = []
-    start, missing = 0, at_once
+    start, size = 0, size_of(0)
+    missing = size
     for number, name in enumerate(names):
         grid, first, across = grids[name], 0, grids[name].chunk_columns
         while first < grid.chunk_rows and across:
@@ -83,10 +89,12 @@ def blocks_of(grids: Mapping[str, ChunkGrid], names: Sequence[str], at_once: int
             missing -= height * across
             first += height
             if missing <= 0 or (first < grid.chunk_rows and missing < across):
-                yield Block(tuple(pieces), slice(start, start + at_once - missing))
-                start, missing, pieces = start + at_once - missing, at_once, []
+                end = start + size - missing
+                yield Block(tuple(pieces), slice(start, end))
+                start, size, pieces = end, size_of(end), []
+                missing = size
     if pieces:
-        yield Block(tuple(pieces), slice(start, start + at_once - missing))
+        yield Block(tuple(pieces), slice(start, start + size - missing))
 
 
 BATCH = 2**22
@@ -94,16 +102,34 @@ BATCH = 2**22
 since numpy and torch take longer to begin than to do it for fewer."""
 
 
-def batches_of(blocks: Iterable[Block], at_once: int) -> Iterator[list[Block]]:
-    """Put blocks one behind the other together, to batches that end as soon as they have `at_once` chunks."""
-    batch: list[Block] = []
-    for block in blocks:
-        batch.append(block)
-        if block.chunks.stop - batch[0].chunks.start >= at_once:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def batches_of(
+    grids: Mapping[str, ChunkGrid], names: Sequence[str], *, block: int, batch: int, threads: int
+) -> list[list[Block]]:
+    """Cut parameters with chunks of one form into batches of blocks, as equal as whole rows of chunks allow.
+
+    Args:
+        grids: the chunks of each parameter.
+        names: of the parameters.
+        block: chunks of a block at most, but that it has whole rows.
+        batch: chunks of a batch at most, likewise; there are fewer only where that makes batches for all threads.
+        threads: that the batches are dealt out to.
+    """
+    total = sum(grids[name].num_chunks for name in names)
+    rounds = -(-total // (max(block, batch) * threads))
+    share = max(block, -(-total // max(1, rounds * threads)))
+
+    def size_of(start: int) -> int:
+        left = share - start % share
+        if 4 * left < block:  # whole rows of chunks end a little before the share
+            left += share
+        return -(-left // -(-left // block))  # equal blocks up to the end of the share
+
+    batches: list[list[Block]] = []
+    for cut in _cut(grids, names, size_of):
+        if (cut.chunks.start + cut.num_chunks // 2) // share >= len(batches):
+            batches.append([])
+        batches[-1].append(cut)
+    return batches
 
 
 def _piece(name: str, number: int, grid: ChunkGrid, first: int, end: int) -> Piece:

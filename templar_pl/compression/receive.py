@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from templar_pl.compression.blocks import BATCH, Block, batches_of, blocks_of, elements_at_once, owners_of
+from templar_pl.compression.blocks import BATCH, Block, batches_of, elements_at_once, owners_of
 from templar_pl.compression.body import Body
 from templar_pl.compression.combine import Rule, add_payloads_, shared_scales, summands
 from templar_pl.compression.exact import ROOM, inverse_dct_
 from templar_pl.compression.grid import ChunkGrid, alike
 from templar_pl.compression.sparse import JoinedChunks, SparseChunks, join, stack
 from templar_pl.compression.weights import Equalise, Weights, weigh
-from templar_pl.compression.workers import share_tensors
+from templar_pl.compression.workers import share_tensors, threads_of
 
 _SENT_AT_ONCE = 2**19
 """Coefficients that are sent of the chunks of a batch: 12 bytes each."""
@@ -65,10 +65,14 @@ class Receiver:
         said = [_joined(payload, names) for payload in payloads]
         weights = weigh(said, equalise=self.equalise, device=self.device)
         sent = len(payloads) * grid.topk  # of a chunk
-        blocks = blocks_of(self.grids, names, max(1, elements_at_once(self.device) // max(grid.chunk_numel, sent)))
-        at_once = min(BATCH // grid.chunk_numel, _SENT_AT_ONCE // sent)
-        at_once = min(at_once, -(-sum(said[0].lengths) // torch.get_num_threads()))
-        return _Form(grid, said, weights, list(batches_of(blocks, at_once)))
+        batches = batches_of(
+            self.grids,
+            names,
+            block=max(1, elements_at_once(self.device) // max(grid.chunk_numel, sent)),
+            batch=min(BATCH // grid.chunk_numel, _SENT_AT_ONCE // sent),
+            threads=threads_of(self.device),
+        )
+        return _Form(grid, said, weights, batches)
 
     def _add(self, form: _Form, batch: Sequence[Block], room: Tensor, out: Mapping[str, Tensor]) -> None:
         """Write the update of blocks one behind the other."""

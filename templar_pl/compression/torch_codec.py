@@ -14,7 +14,7 @@ from templar_pl.compression.momentum import Sent, Taken, accumulate_, restore_, 
 from templar_pl.compression.receive import Receiver
 from templar_pl.compression.slab import Slab
 from templar_pl.compression.sparse import JoinedChunks, SparseChunks, concatenate
-from templar_pl.compression.workers import share_tensors
+from templar_pl.compression.workers import share_tensors, threads_of
 from templar_pl.config import CompressionConfig
 
 
@@ -123,9 +123,10 @@ class TorchEngine:
         share_tensors(work, send, device=self._device)
         sent = {}
         for s, of_slab in batches.items():
-            slab = self._slabs[s]
-            nothing = take_(slab.momentum[:0], self._grids[slab.names[0]])
-            sent[s] = settle_(slab.momentum, [taken[s, b] for b in range(len(of_slab))] or [nothing], slab.lengths)
+            slab, parts = self._slabs[s], [taken[s, b] for b in range(len(of_slab))]
+            if not parts:  # no parameter has any chunks
+                parts = [take_(slab.momentum, self._grids[slab.names[0]])]
+            sent[s] = settle_(slab.momentum, parts, slab.lengths)
         return sent
 
     def _take_(
@@ -150,8 +151,9 @@ class TorchEngine:
 
     def _batches(self, slab: Slab) -> list[list[Block]]:
         """Cut the blocks of a slab into batches; what is small is worked on together in each."""
-        at_once = max(1, min(BATCH, -(-slab.momentum.numel() // torch.get_num_threads())))
-        return list(batches_of(self._blocks(slab), max(1, at_once // slab.momentum.shape[1])))
+        chunk_numel, threads = slab.momentum.shape[1], threads_of(self._device)
+        block, batch = max(1, elements_at_once(self._device) // chunk_numel), max(1, BATCH // chunk_numel)
+        return batches_of(self._grids, slab.names, block=block, batch=batch, threads=threads)
 
     def _said_by_form(self) -> list[JoinedChunks]:
         """Return what was sent of the parameters of each form, which may lie in several slabs."""

@@ -52,7 +52,7 @@ def share_tensors(items: Sequence[Item], run: Callable[[Iterator[Item]], None], 
         with full_precision(device):
             run(dealt)
 
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    threads = threads_of(device)
     # Precision belongs to the process: set around all threads, so that none takes it back while others compute.
     with full_precision(device):
         if min(threads, len(items)) < 2:
@@ -62,3 +62,8 @@ def share_tensors(items: Sequence[Item], run: Callable[[Iterator[Item]], None], 
             share_out(items, alone, threads=threads)
         finally:
             torch.set_num_threads(threads)
+
+
+def threads_of(device: torch.device) -> int:
+    """Return how many threads `share_tensors` uses at most."""
+    return torch.get_num_threads() if device.type == "cpu" else 1

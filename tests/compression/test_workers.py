@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from templar_pl.compression import MomentumCodec, encode_body
-from templar_pl.compression.blocks import batches_of, blocks_of, owners_of
+from templar_pl.compression.blocks import batches_of, owners_of
 from templar_pl.compression.body import read_body
 from templar_pl.compression.grid import chunk_grid
 from templar_pl.compression.slab import SLAB_NUMEL, momentum_of, new_slabs
@@ -134,16 +134,21 @@ def test_each_parameter_has_a_part_of_the_slab_for_itself(filled: str) -> None:
     assert not any(momentum.any() for name, momentum in codec.momentum.items() if name != filled)
 
 
-def test_blocks_are_put_into_batches_and_none_is_lost() -> None:
-    grids = {name: chunk_grid(shape, chunk_size=64, topk=32) for name, shape in SHAPES.items() if name != "bias"}
-    blocks = list(blocks_of(grids, list(grids), 20))
+@pytest.mark.parametrize(("threads", "number", "share"), [(1, 5, 49), (2, 6, 41), (3, 6, 41), (40, 12, 20)])
+def test_batches_have_all_blocks_and_equal_shares(threads: int, number: int, share: int) -> None:
+    shapes = {"tall": (1280, 512), "flat": (128, 320), "low": (64, 576), "square": (512, 512)}
+    grids = {name: chunk_grid(shape, chunk_size=64, topk=32) for name, shape in shapes.items()}
 
-    batches = list(batches_of(blocks, 50))
+    batches = batches_of(grids, list(grids), block=20, batch=60, threads=threads)
 
-    assert [block for batch in batches for block in batch] == blocks
-    lengths = [batch[-1].chunks.stop - batch[0].chunks.start for batch in batches]
-    assert all(50 <= length < 70 for length in lengths[:-1])
+    blocks = [block for batch in batches for block in batch]
+    assert [block.chunks.start for block in blocks[1:]] == [block.chunks.stop for block in blocks[:-1]]
     assert [grids[name].num_chunks for name in grids] == torch.bincount(owners_of(blocks)).tolist()
+    assert len(batches) == number
+    longest_row = 9
+    ends = [batch[-1].chunks.stop for batch in batches]
+    assert all(abs(end - place * share) < longest_row for place, end in enumerate(ends[:-1], start=1))
+    assert all(block.num_chunks < 20 + longest_row for block in blocks)
 
 
 def test_parameters_of_one_form_share_slabs_of_bounded_size() -> None:
