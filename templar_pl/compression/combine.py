@@ -38,6 +38,10 @@ class SharedScales:
     eighths: Tensor
     """(N,) int32; a magnitude is integers * 2**(eighths / 8)."""
 
+    def part(self, chunks: slice) -> SharedScales:
+        """Return those of some of the chunks; nothing is copied."""
+        return SharedScales(self.integers[chunks], self.eighths[chunks])
+
 
 def shared_scales(said: StackedChunks, weights: Weights, owners: Tensor) -> SharedScales:
     """Bring the scales of payloads onto one integer scale per chunk.
@@ -109,10 +113,6 @@ class Summands:
     slots: Tensor | None
     """(N, P * T) fp32: 1 for a coefficient, 0 for a filler; None if nothing is to be divided by their number."""
 
-    def part(self, chunks: slice) -> Summands:
-        """Return those of some of the chunks; nothing is copied."""
-        return Summands(self.places[chunks], self.values[chunks], None if self.slots is None else self.slots[chunks])
-
 
 def summands(said: StackedChunks, scales: SharedScales, rule: Rule, grid: ChunkGrid) -> Summands:
     """Return what payloads send.
@@ -124,16 +124,25 @@ def summands(said: StackedChunks, scales: SharedScales, rule: Rule, grid: ChunkG
         grid: the form of the chunks.
     """
     places = split_columns(said.indices, grid).to(torch.int64).flatten(1)
-    slots = _slots(said.counts, said.indices.shape[-1])
-    signs = torch.add(slots, said.negative, alpha=-2)  # no filler is negative
+    values, slots = _signed(scales.integers, said.negative), _slots(said.counts, said.indices.shape[-1])
+    if slots is None:
+        slots = torch.ones(1, 1, device=values.device).expand_as(places)
+    else:
+        values, slots = values.mul_(slots), slots.flatten(1)
     is_mean = rule == "mean" and said.codes.shape[1] > 1
-    return Summands(places, signs.mul_(scales.integers).flatten(1), slots.flatten(1) if is_mean else None)
+    return Summands(places, values.flatten(1), slots if is_mean else None)
 
 
-def _slots(counts: Tensor, topk: int) -> Tensor:
-    """Return (N, P, T) fp32: 1 for a coefficient, 0 for a filler; fillers are rare, and comparisons slow."""
+def _signed(magnitudes: Tensor, negative: Tensor) -> Tensor:
+    """Return (N, P, T) fp32 magnitudes, (N, P, L), with their signs; several times faster than a product with them."""
+    bits = negative.view(torch.uint8).to(torch.int32).bitwise_left_shift_(31)  # where fp32 has the sign
+    return bits.bitwise_or_(magnitudes.view(torch.int32)).view(torch.float32)
+
+
+def _slots(counts: Tensor, topk: int) -> Tensor | None:
+    """Return (N, P, T) fp32: 1 for a coefficient, 0 for a filler; None, as nearly always, if there are no fillers."""
     if (counts == topk).all():
-        return torch.ones(1, 1, 1, device=counts.device).expand(*counts.shape, topk)
+        return None
     return (torch.arange(topk, dtype=torch.int16, device=counts.device) < counts[..., None]).to(torch.float32)
 
 

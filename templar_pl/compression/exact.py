@@ -57,26 +57,29 @@ def rescale_(integers: Tensor, limit: int) -> Tensor:
     Returns:
         (N,) int32 exponents 0.._MAX_SHIFT of the powers of two.
     """
-    powers = _powers_of_two(integers.device)
+    limits, factors = _rescaling(limit, integers.device)
     flat = integers.flatten(1)
     largest = torch.maximum(flat.amax(-1), -flat.amin(-1))  # two passes are faster than a copy of magnitudes and one
-    shifts = torch.bucketize(largest, limit * powers[:_MAX_SHIFT], out_int32=True)
-    integers.mul_(powers[shifts].reciprocal_()[:, None, None]).round_()  # exact: a power of two
+    shifts = torch.bucketize(largest, limits, out_int32=True)
+    flat.mul_(factors[shifts, None]).round_()  # exact: a power of two
     return shifts
 
 
 @functools.cache
-def _powers_of_two(device: torch.device) -> Tensor:
-    """Return 2**0 to 2**_MAX_SHIFT, fp32. Do not change it."""
-    return torch.tensor([2.0**shift for shift in range(_MAX_SHIFT + 1)], device=device)
+def _rescaling(limit: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return limit * 2**t and 2**-t for all exponents t, but the last limit, fp32. Do not change them."""
+    powers = [2.0**shift for shift in range(_MAX_SHIFT + 1)]
+    limits = torch.tensor([limit * power for power in powers[:-1]], device=device)
+    return limits, torch.tensor([1 / power for power in powers], device=device)
 
 
 def split_columns(places: Tensor, grid: ChunkGrid) -> Tensor:
     """Return where `inverse_dct_` wants the coefficients of places (any shape, any integers): even columns first."""
     if not _is_split(grid):
         return places
-    column = places & (grid.width - 1)
-    return (places - column) | ((column & 1) * (grid.width // 2)) | (column >> 1)
+    column, shift = places & (grid.width - 1), grid.width.bit_length() - 2
+    # In place: fresh memory costs more than the arithmetic.
+    return (column & 1).bitwise_left_shift_(shift).bitwise_or_(column >> 1).bitwise_or_(places - column)
 
 
 def _is_split(grid: ChunkGrid) -> bool:
