@@ -27,7 +27,7 @@ LEVEL_ORIGIN = 128
 """What is added to a log scale where values lie below the scale of their chunk: by 127 at most."""
 
 _SCALED_AT_ONCE = 2**17
-"""Log scales that are counted together: some 24 bytes each. For few of them operations take longer to begin than to do."""
+"""Log scales that are counted together, at some 24 bytes each. For few of them starting an operation costs the most."""
 
 _SCALES = 260 + LEVEL_ORIGIN  # of a histogram: 256 codes, up to 3 more, the origin; a multiple of 4
 
