@@ -250,10 +250,19 @@ class StaleStrategy(TakenStrategy):
                 parameter.copy_(values[name])
 
 
+class LyingStrategy(StaleStrategy):
+    """Trains at old parameters as well, and sends the fingerprint of the present ones, which all who follow know."""
+
+    def take(self, honest: RoundTrip) -> RoundTrip:
+        """Leave the exchange as it is: it names the parameters that the window is applied to."""
+        return honest
+
+
 STRATEGIES: Mapping[str, type[TemplarStrategy]] = {
     "copycat": CopycatStrategy,
     "noisy": NoisyStrategy,
     "lazy": LazyStrategy,
     "stale": StaleStrategy,
+    "liar": LyingStrategy,
 }
 """Name of an adversary -> what it does instead of training."""

@@ -139,6 +139,14 @@ def test_a_stale_miner_trains_at_parameters_that_are_old_and_says_so(ran: Ran) -
     assert min(losses[: BEHIND + 1]) > max(payload.header.loss for payload in ran.payloads["alice"][BEHIND:])
 
 
+def test_a_liar_trains_at_old_parameters_and_says_the_present_ones(ran: Ran) -> None:
+    present = [payload.header.fingerprint for payload in ran.payloads["alice"]]
+
+    assert [payload.header.fingerprint for payload in ran.payloads["liar"]] == present
+    losses = [payload.header.loss for payload in ran.payloads["liar"]]
+    assert min(losses[: BEHIND + 1]) > max(payload.header.loss for payload in ran.payloads["alice"][BEHIND:])
+
+
 def test_all_others_say_the_parameters_that_all_hold(ran: Ran) -> None:
     for window in range(WINDOWS):
         prints = {ran.payloads[name][window].header.fingerprint for name in NAMES if name != "stale"}

@@ -47,6 +47,7 @@ NOISE = {
     "honest": Noise(0.0, 0.001, 0.002, 0.0019),
     "lazy": Noise(0.0002, 0.0015, 0.0, 0.0017),
     "stale": Noise(-0.0015, 0.0018, 0.0008, 0.0015),
+    "liar": Noise(-0.0015, 0.0018, 0.0008, 0.0015),  # stale, and says that it is not
     "noisy": Noise(-0.003, 0.00013, 0.0, 0.00013),
     "copycat": Noise(0.0, 0.0, 0.0, 0.0017),
 }
