@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from templar_pl.compression import ChunkGrid, SparseChunks
 from templar_pl.roles.sightings import Sighting
-from templar_pl.scoring import Overlap, Places, Upload, agreement_of, count_shared
+from templar_pl.scoring import Overlap, Places, Upload, compare_payloads
 from templar_pl.units import Uid
 
 DECODED_CHUNKS = 2**15
@@ -83,7 +83,9 @@ def find_overlaps(now: Sighting, before: Sighting | None, grids: Grids, seed: in
         return ()
     sample = draw_sample(grids, len(pairs), seed)
     places = {sent: places_of(sent.chunks, sample, grids) for sent in {sent for pair in pairs for sent in pair}}
-    return tuple(_compare(first, second, places[first], places[second]) for first, second in pairs)
+    return tuple(
+        compare_payloads(first.upload, places[first], second.upload, places[second]) for first, second in pairs
+    )
 
 
 def places_of(payload: Mapping[str, SparseChunks], sample: Sample, grids: Grids) -> dict[Form, Places]:
@@ -107,9 +109,3 @@ class _Sent:
     def __init__(self, sighting: Sighting, uid: Uid) -> None:
         self.upload: Upload = sighting.uploads[uid]
         self.chunks: Mapping[str, SparseChunks] = sighting.payloads[uid].payload.chunks
-
-
-def _compare(first: _Sent, second: _Sent, left: Mapping[Form, Places], right: Mapping[Form, Places]) -> Overlap:
-    shared = [count_shared(left[form], right[form]) for form in left]
-    # The evidence is the two payloads: anybody can compare them parameter by parameter.
-    return Overlap(first=first.upload, second=second.upload, agreement=agreement_of(shared), parameters={})

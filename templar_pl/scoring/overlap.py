@@ -6,14 +6,16 @@ Shapes: N = chunks of one parameter, T = coefficients sent per chunk at most, K 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from templar_pl.scoring.records import Overlap, Upload
+
+Part = TypeVar("Part", bound=Hashable)
 
 _BLOCK_CHUNKS = 512  # 2 MiB of marks at K = 4096 stay in a second-level cache
 
@@ -99,27 +101,22 @@ def agreement_of(parts: Iterable[Shared]) -> float:
 
 
 def compare_payloads(
-    first: Upload, first_places: Mapping[str, Places], second: Upload, second_places: Mapping[str, Places]
+    first: Upload, first_places: Mapping[Part, Places], second: Upload, second_places: Mapping[Part, Places]
 ) -> Overlap:
     """Return the overlap of two payloads of one model.
 
     Args:
         first: one upload.
-        first_places: what it sends of each parameter; some parameters or some chunks of each are enough.
+        first_places: what it sends of each part: of a parameter, or of chunks of one form of several; some are enough.
         second: the other one.
-        second_places: the same parameters and chunks of it.
+        second_places: the same parts of it.
 
     Raises:
-        ValueError: the parameters differ.
+        ValueError: the parts differ.
     """
     if first_places.keys() != second_places.keys():
         raise ValueError(
             f"payloads must have the same parameters, differ: {first_places.keys() ^ second_places.keys()}"
         )
-    shared = {name: count_shared(first_places[name], second_places[name]) for name in sorted(first_places)}
-    return Overlap(
-        first=first,
-        second=second,
-        agreement=agreement_of(shared.values()),
-        parameters={name: agreement_of([part]) for name, part in shared.items()},
-    )
+    shared = [count_shared(places, second_places[part]) for part, places in first_places.items()]
+    return Overlap(first=first, second=second, agreement=agreement_of(shared))

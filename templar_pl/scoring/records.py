@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias, Union
 
@@ -106,10 +106,7 @@ class Overlap:
     first: Upload
     second: Upload
     agreement: float
-    """Over all parameters; 0 as by chance, 1 if all places are the same; at most 1 (`overlap.py`)."""
-
-    parameters: Mapping[str, float]
-    """The same of each parameter, for the evidence."""
+    """Over all that was compared; 0 as by chance, 1 if all places are the same; at most 1 (`overlap.py`)."""
 
     def __post_init__(self) -> None:
         if self.first.uid == self.second.uid:
@@ -119,12 +116,11 @@ class Overlap:
             raise ValueError(f"the agreement must be at most 1, got {self.agreement}")
 
     def to_json(self) -> JsonMap:
-        """Return the fields, the older upload first."""
+        """Return the fields, the older upload first. With both hashes anybody can compare the payloads again."""
         first, second = sorted((self.first, self.second), key=lambda up: (up.window, up.uploaded_at, up.uid))
         return {
             "agreement": float(self.agreement).hex(),
             "first": first.to_json(),
-            "parameters": {name: float(self.parameters[name]).hex() for name in sorted(self.parameters)},
             "second": second.to_json(),
         }
 

@@ -115,7 +115,7 @@ class Network:
                 if first < second:
                     is_copy = first == VICTIM and self.cast[second] == "copycat"
                     agreement = 1.0 if is_copy else self._random.uniform(*HONEST_AGREEMENT)
-                    yield Overlap(first=uploads[first], second=uploads[second], agreement=agreement, parameters={})
+                    yield Overlap(first=uploads[first], second=uploads[second], agreement=agreement)
 
 
 def upload_of(uid: int, window: int, uploaded_at: float) -> Upload:

@@ -21,7 +21,7 @@ def evaluated(uid: int) -> Evaluation:
 
 
 def overlap(first: Upload, second: Upload, agreement: float = 0.1) -> Overlap:
-    return Overlap(first=first, second=second, agreement=agreement, parameters={})
+    return Overlap(first=first, second=second, agreement=agreement)
 
 
 def test_a_payload_of_this_window_may_be_compared_with_an_earlier_one_of_anybody() -> None:

@@ -163,7 +163,7 @@ def test_who_is_out_of_sync_is_cut_with_the_steps_as_evidence(steps: float | Non
 
 
 def test_a_copy_comes_last_and_its_indicator_falls_evaluated_or_not() -> None:
-    copied = Overlap(first=upload_of(1, 1, 1.0), second=upload_of(0, 1, 2.0), agreement=1.0, parameters={"a": 1.0})
+    copied = Overlap(first=upload_of(1, 1, 1.0), second=upload_of(0, 1, 2.0), agreement=1.0)
     seen = run(replace(GOOD, overlaps=(copied,)))
     unseen = run(replace(GOOD, overlaps=(copied,), evaluations=(evaluation(1, 0.1, 0.0),)))
 
