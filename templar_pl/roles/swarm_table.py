@@ -16,7 +16,7 @@ from rich.text import Text
 from templar_pl.roles.supervisor import State
 from templar_pl.roles.swarm_history import History
 from templar_pl.roles.swarm_plan import SENDERS, Kind
-from templar_pl.roles.swarm_verdict import Verdict
+from templar_pl.roles.swarm_verdict import Outcome, Verdict
 from templar_pl.training.report import format_bytes
 from templar_pl.units import Uid, Window
 
@@ -184,9 +184,10 @@ def show_verdict(verdict: Verdict, console: Console) -> None:
         "differs",
         "score",
         "weight",
+        "ratio",
         "up",
     )
-    table = _table(heads, {"name", "role"}, "")
+    table, shares = _table(heads, {"name", "role"}, ""), verdict.shares
     for outcome in verdict.outcomes:
         table.add_row(
             _text(outcome.uid),
@@ -199,6 +200,7 @@ def show_verdict(verdict: Verdict, console: Console) -> None:
             _windows(outcome.differs_in),
             _text(outcome.score, ".3f"),
             _text(outcome.weight, ".3f"),
+            _ratio(shares.get(outcome.name)),
             format_bytes(outcome.bytes_up),
         )
     console.print(table)
@@ -215,12 +217,34 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         f"loss: {before:.4f} at first, {after:.4f} at last: it {'fell' if verdict.loss_fell else 'DID NOT FALL'}",
         *_equality(verdict),
     ]
-    if verdict.best_adversary is not None:
-        lines.append(f"the best adversary weighs {verdict.best_adversary:.3f} of the worst honest miner")
-    restarted = [f"{outcome.name} {outcome.restarts}x" for outcome in verdict.outcomes if outcome.restarts]
+    lines += _earnings(verdict)
+    restarted = [_comeback(outcome) for outcome in verdict.outcomes if outcome.restarts]
     lines.append(f"restarted: {', '.join(restarted) or 'nobody'}")
+    late = [o for o in verdict.honest if o.in_sync_from is not None and not o.is_there_from(verdict.first)]
+    lines += [f"{outcome.name} joined: in sync from window {outcome.in_sync_from} on" for outcome in late]
     lines += [f"{outcome.name} COULD NOT BE KEPT ALIVE" for outcome in verdict.outcomes if not outcome.kept_alive]
     return lines
+
+
+def _earnings(verdict: Verdict) -> list[str]:
+    """Say who earned nothing, and whether adversaries earned little."""
+    lines = [f"{name} is honest and EARNED NOTHING" for name in verdict.earned_nothing]
+    if verdict.best_adversary is None or verdict.adversaries_earn_less is None:
+        return lines
+    answer = "yes" if verdict.adversaries_earn_less else "NO"
+    share = (
+        f"the best has {verdict.best_adversary:.3f} of it"
+        if math.isfinite(verdict.best_adversary)
+        else f"{' and '.join(verdict.earned_nothing)} earned nothing, and nobody earns less than that"
+    )
+    return [*lines, f"every adversary earns less than a third of the worst honest miner: {answer}, {share}"]
+
+
+def _comeback(outcome: Outcome) -> str:
+    words = f"{outcome.name} {outcome.restarts}x"
+    if outcome.kind is not Kind.MINER:
+        return words
+    return f"{words} and {'came back' if outcome.is_there_at_the_end else 'DID NOT COME BACK'}"
 
 
 def _equality(verdict: Verdict) -> list[str]:
@@ -235,6 +259,10 @@ def _equality(verdict: Verdict) -> list[str]:
         elif not outcome.is_there_at_the_end:
             lines.append(f"{outcome.name} was NOT THERE AT THE END: nothing says what its parameters are")
     return lines
+
+
+def _ratio(share: float | None) -> str:
+    return "" if share is None or not math.isfinite(share) else f"{share:.2f}"
 
 
 def _windows(windows: Sequence[Window]) -> str:

@@ -12,6 +12,9 @@ from templar_pl.roles.swarm_history import History, Report
 from templar_pl.roles.swarm_plan import ADVERSARIES, SENDERS, Kind
 from templar_pl.units import Uid, Window
 
+FAIR_SHARE = 1 / 3
+"""An adversary must earn less than this share of what the worst honest miner does."""
+
 ENDS = 3
 """Windows at the beginning and at the end over which the loss is averaged; never more than half of all."""
 
@@ -116,13 +119,36 @@ class Verdict:
         return after < before
 
     @property
+    def shares(self) -> dict[str, float]:
+        """The weight of each node as a share of the smallest of an honest miner that was there all along.
+
+        By name; infinite where that one earned nothing, empty where nobody has set weights.
+        """
+        honest = [o.weight for o in self._always_there if o.weight is not None]
+        if not honest:
+            return {}
+        weights = {outcome.name: outcome.weight for outcome in self.outcomes if outcome.weight is not None}
+        return {name: weight / min(honest) if min(honest) > 0 else math.inf for name, weight in weights.items()}
+
+    @property
+    def earned_nothing(self) -> list[str]:
+        """Names of the honest miners that were there all along and have no weight, though there are weights."""
+        return [outcome.name for outcome in self._always_there if outcome.weight == 0]
+
+    @property
     def best_adversary(self) -> float | None:
-        """The largest weight of an adversary as a share of the smallest of an honest miner that was there all along."""
-        honest = [o.weight for o in self.honest if o.weight is not None and o.is_there_from(self.first)]
-        others = [o.weight for o in self.outcomes if o.weight is not None and o.kind in ADVERSARIES]
-        if not honest or not others:
-            return None
-        return max(others) / min(honest) if min(honest) > 0 else math.inf
+        """The largest share of an adversary; None if there is none, or nobody has set weights."""
+        shares, adversaries = self.shares, [o.name for o in self.outcomes if o.kind in ADVERSARIES]
+        return max((shares[name] for name in adversaries if name in shares), default=None)
+
+    @property
+    def adversaries_earn_less(self) -> bool | None:
+        """Whether every adversary earns less than FAIR_SHARE of every honest miner; None if nobody can say."""
+        return None if self.best_adversary is None else self.best_adversary < FAIR_SHARE
+
+    @property
+    def _always_there(self) -> list[Outcome]:
+        return [outcome for outcome in self.honest if outcome.is_there_from(self.first)]
 
 
 def judge(history: History, fates: Sequence[Fate], first: Window, last: Window) -> Verdict:
@@ -161,6 +187,8 @@ def as_json(verdict: Verdict) -> str:
         "manifests": verdict.manifests,
         "broken_manifests": list(verdict.broken_manifests),
         "best_adversary": _number(verdict.best_adversary),
+        "adversaries_earn_less": verdict.adversaries_earn_less,
+        "earned_nothing": verdict.earned_nothing,
         "losses": {str(window): _number(loss) for window, loss in verdict.losses.items()},
         "nodes": [asdict(outcome) for outcome in verdict.outcomes],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,6 +204,71 @@ def test_the_best_adversary_is_measured_against_the_worst_honest_miner(run: Writ
 
     run.weigh({"alice": 1.0})
     assert verdict_of(run).best_adversary == math.inf
+
+
+@pytest.mark.parametrize(
+    ("weights", "answer"),
+    [
+        ({"alice": 0.5, "bob": 0.4, "thief": 0.1}, "yes, the best has 0.250 of it"),
+        ({"alice": 0.5, "bob": 0.3, "thief": 0.1}, "NO, the best has 0.333 of it"),
+        ({"alice": 0.5, "bob": 0.2, "thief": 0.3}, "NO, the best has 1.500 of it"),
+        ({"alice": 1.0}, "NO, bob earned nothing, and nobody earns less than that"),
+        ({"thief": 1.0}, "NO, alice and bob earned nothing, and nobody earns less than that"),
+    ],
+)
+def test_whether_adversaries_earn_little_is_said_in_words(
+    run: WrittenRun, weights: dict[str, float], answer: str
+) -> None:
+    write(run)
+    run.weigh(weights)
+    verdict = verdict_of(run)
+    poor = [name for name in ("alice", "bob") if name not in weights]
+
+    text = text_of(verdict)
+
+    assert f"every adversary earns less than a third of the worst honest miner: {answer}" in text
+    assert [line for line in text.splitlines() if "EARNED NOTHING" in line] == [
+        f"{name} is honest and EARNED NOTHING" for name in poor
+    ]
+    assert re.search(r"\b(inf|nan)\b", text) is None
+    said = json.loads(as_json(verdict))
+    assert (said["adversaries_earn_less"], said["earned_nothing"]) == (answer.startswith("yes"), poor)
+
+
+def test_without_weights_nothing_is_said_of_adversaries(run: WrittenRun) -> None:
+    write(run)
+    verdict = verdict_of(run)
+
+    assert verdict.adversaries_earn_less is None
+    assert "adversary earns" not in text_of(verdict)
+
+
+def test_what_everybody_earned_is_measured_against_the_worst_honest_miner(run: WrittenRun) -> None:
+    write(run)
+    run.weigh({"alice": 0.6, "bob": 0.3, "thief": 0.1})
+
+    assert verdict_of(run).shares == pytest.approx({"alice": 2.0, "bob": 1.0, "thief": 1 / 3})
+
+
+@pytest.mark.parametrize(
+    ("is_back", "words"), [(True, "bob 2x and came back"), (False, "bob 2x and DID NOT COME BACK")]
+)
+def test_who_was_killed_and_came_back_is_said(run: WrittenRun, is_back: bool, words: str) -> None:
+    write(run, leave_out=("", 0) if is_back else ("bob", LAST + 1))
+
+    assert f"restarted: {words}" in text_of(verdict_of(run, restarts=2)).splitlines()
+
+
+def test_who_joined_later_is_said(run: WrittenRun) -> None:
+    for window in range(FIRST, LAST + 2):
+        for name in ("alice", "bob") if window > FIRST + 2 else ("alice",):
+            run.report(name, window)
+        run.manifest(window)
+
+    text = text_of(verdict_of(run))
+
+    assert f"bob joined: in sync from window {FIRST + 3} on" in text
+    assert "alice joined" not in text
 
 
 def test_a_swarm_that_counted_nothing_failed_unless_it_was_told_to_end() -> None:
