@@ -19,8 +19,9 @@ block has one encoding.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +35,15 @@ Ternary = NDArray[np.int8]
 Plane = NDArray[np.bool_]
 """True where an element is not zero."""
 
+Place = TypeVar("Place", np.int32, np.int64)
+
 Take = Callable[[int], bytes]
 """Returns exactly so many of the next bytes, or raises."""
 
 _HEAD = struct.Struct("<BII")
 _GROUP = 41  # elements of a word with its carry
+_RUN = 8  # mean length of a run from which on marks are faster than places: some 3 ns an element, 10 ns a run
+_PIECE = 2**15  # elements
 _POWER_40 = 3**40
 _FIVE = np.array([1, 3, 9, 27, 81], dtype=np.uint8)  # 3**5 == 243 fits a byte
 _EIGHT = [3 ** (5 * place) for place in range(8)]
@@ -53,7 +58,7 @@ class _Listing:
     """A way to tell where the zeros are."""
 
     form: int
-    gaps: NDArray[np.int64]
+    gaps: NDArray[np.int32]
     """(m,) elements between listed ones."""
 
     width: int
@@ -67,10 +72,16 @@ class _Listing:
 
     def pack(self) -> bytes:
         quotients = np.zeros(self.quotient_bits, dtype=np.bool_)
-        quotients[np.cumsum((self.gaps >> self.width) + 1) - 1] = True
-        rests = (self.gaps[:, None] >> np.arange(self.width)) & 1  # (m, k)
+        ends = self.gaps >> self.width
+        ends += 1
+        np.cumsum(ends, out=ends)
+        ends -= 1
+        quotients[ends] = True
+        rests = np.empty((len(self.gaps), self.width), dtype=np.bool_)  # (m, k)
+        for bit in range(self.width):
+            rests[:, bit] = self.gaps & (1 << bit)
         head = _HEAD.pack(self.form, len(self.gaps), self.quotient_bits)
-        return head + _pack_bits(quotients) + _pack_bits(rests.astype(np.bool_))
+        return head + _pack_bits(quotients) + _pack_bits(rests)
 
 
 def most_bytes(numel: int) -> int:
@@ -125,35 +136,53 @@ def unpack_block(take: Take, out: Ternary) -> None:
     if form == DENSE and count == quotient_bits == 0:
         _unpack_dense(take, out)
     elif form == ZEROS and count == quotient_bits == 0:
-        _unpack_signs(take, out)
+        out[:] = _unpack_signs(take, len(out))
     elif form <= EDGES and count <= len(out) and count <= quotient_bits <= count + len(out):
         is_other = _unpack_plane(take, len(out), (form, count, quotient_bits))
-        signs = np.empty(np.count_nonzero(is_other), dtype=np.int8)
-        _unpack_signs(take, signs)
-        _place(signs, is_other, out)
+        _place(_unpack_signs(take, int(np.count_nonzero(is_other))), is_other, out)
     else:
         raise TernaryError(f"no head of a block of {len(out)} elements: {form}, {count}, {quotient_bits}")
 
 
 def _shortest_listing(is_other: Plane) -> _Listing | None:
     """Return the listing that makes the shortest block; None where dense coding makes a shorter one."""
-    listed = {ZEROS: ~is_other, OTHERS: is_other, EDGES: is_other ^ np.concatenate([[True], is_other[:-1]])}
-    counts = {form: int(np.count_nonzero(is_listed)) for form, is_listed in listed.items()}
-    best, least = None, _dense_bytes(len(is_other)) - (counts[OTHERS] + 7) // 8
+    others = int(np.count_nonzero(is_other))
+    edges = _num_changes(is_other) + (not is_other[0])
+    counts = {ZEROS: len(is_other) - others, OTHERS: others, EDGES: edges}
+    best, least = None, _dense_bytes(len(is_other)) - (others + 7) // 8
     for form in sorted(counts, key=counts.__getitem__):
         # A place takes a bit at least: with the fewest first, most others are out of the question.
         if (counts[form] + 7) // 8 <= least:
-            listing = _listing(form, listed[form])
+            listing = _listing(form, is_other)
             if listing.num_bytes < least or (listing.num_bytes == least and (best is None or form < best.form)):
                 best, least = listing, listing.num_bytes
     return best
 
 
-def _listing(form: int, is_listed: Plane) -> _Listing:
-    """List the elements that are marked in (n,)."""
-    gaps = np.diff(np.flatnonzero(is_listed), prepend=-1) - 1
-    width = rice_width(len(is_listed), len(gaps))
+def _listing(form: int, is_other: Plane) -> _Listing:
+    """List the places of a form in (n,)."""
+    gaps = _gaps(np.flatnonzero(_listed(form, is_other)).astype(np.int32))
+    width = rice_width(len(is_other), len(gaps))
     return _Listing(form, gaps, width, int((gaps >> width).sum()) + len(gaps))
+
+
+def _gaps(places: NDArray[Place]) -> NDArray[Place]:
+    """Turn ascending places, (m,), into the elements between them; the same memory."""
+    places[1:] -= places[:-1]
+    places[1:] -= 1
+    return places
+
+
+def _listed(form: int, is_other: Plane) -> Plane:
+    """Mark the places that a form lists, (n,)."""
+    if form == OTHERS:
+        return is_other
+    if form == ZEROS:
+        return ~is_other
+    begins_or_ends = np.empty_like(is_other)
+    begins_or_ends[0] = not is_other[0]
+    np.not_equal(is_other[1:], is_other[:-1], out=begins_or_ends[1:])
+    return begins_or_ends
 
 
 def _unpack_plane(take: Take, numel: int, head: tuple[int, int, int]) -> Plane:
@@ -161,11 +190,16 @@ def _unpack_plane(take: Take, numel: int, head: tuple[int, int, int]) -> Plane:
     form, count, quotient_bits = head
     width = rice_width(numel, count)
     quotients, rests = take((quotient_bits + 7) // 8), take((count * width + 7) // 8)
-    ends = np.flatnonzero(_unpack_bits(quotients, quotient_bits))
-    if len(ends) != count:
-        raise TernaryError(f"{count} places are said to be listed, {len(ends)} are")
-    low = _unpack_bits(rests, count * width).reshape(count, width) @ (1 << np.arange(width))
-    places = np.cumsum(((np.diff(ends, prepend=-1) - 1) << width) + low + 1) - 1
+    places = _gaps(np.flatnonzero(_unpack_bits(quotients, quotient_bits)))  # (m,) int64: the bytes may say any number
+    if len(places) != count:
+        raise TernaryError(f"{count} places are said to be listed, {len(places)} are")
+    places <<= width
+    bits = _unpack_bits(rests, count * width).reshape(count, width)
+    for bit in range(width):
+        places += bits[:, bit].astype(np.int64) << bit
+    places += 1
+    np.cumsum(places, out=places)
+    places -= 1
     if count and places[-1] >= numel:
         raise TernaryError(f"place {places[-1]} is listed in a block of {numel} elements")
     is_other = np.full(numel, form == ZEROS)
@@ -180,31 +214,40 @@ def _unpack_plane(take: Take, numel: int, head: tuple[int, int, int]) -> Plane:
 
 def _select(values: Plane, is_chosen: Plane) -> Plane:
     """Return the chosen ones of (n,)."""
-    runs = _runs(is_chosen)
-    if runs is None:
-        return values[np.flatnonzero(is_chosen)]
-    return np.concatenate([values[start:end] for start, end in runs] or [values[:0]])
+    if _is_in_runs(is_chosen):
+        return values[is_chosen]
+    parts = [values[piece][np.flatnonzero(is_chosen[piece])] for piece in _pieces(len(values))]
+    return np.concatenate(parts)
 
 
 def _place(signs: Ternary, is_chosen: Plane, out: Ternary) -> None:
     """Write (z,) to the chosen places of (n,), and zeros to all others."""
-    runs = _runs(is_chosen)
     out.fill(0)
-    if runs is None:
-        out[np.flatnonzero(is_chosen)] = signs
-    else:
-        first = 0
-        for start, end in runs:
-            out[start:end] = signs[first : first + end - start]
-            first += end - start
+    if _is_in_runs(is_chosen):
+        out[is_chosen] = signs
+        return
+    first = 0
+    for piece in _pieces(len(out)):
+        places = np.flatnonzero(is_chosen[piece])
+        out[piece][places] = signs[first : first + len(places)]
+        first += len(places)
 
 
-def _runs(is_chosen: Plane) -> list[tuple[int, int]] | None:
-    """Return start and end of each run of chosen places; None if they are too many to copy them one by one."""
-    edges = np.flatnonzero(np.diff(is_chosen, prepend=False, append=False))
-    if 512 * len(edges) > len(is_chosen):
-        return None
-    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+def _is_in_runs(is_chosen: Plane) -> bool:
+    """Tell whether numpy chooses faster by the marks, run by run, than by a list of places, 8 bytes each."""
+    return _RUN * _num_changes(is_chosen) < len(is_chosen)
+
+
+def _num_changes(plane: Plane) -> int:
+    """Count the elements of (n,) that differ from the one before."""
+    before, after = plane[:-1], plane[1:]
+    return sum(int(np.count_nonzero(before[piece] != after[piece])) for piece in _pieces(len(after)))
+
+
+def _pieces(numel: int) -> Iterator[slice]:
+    """Cut (n,) into pieces whose places stay in the cache."""
+    for start in range(0, numel, _PIECE):
+        yield slice(start, start + _PIECE)
 
 
 def _pack_bits(bits: Plane) -> bytes:
@@ -216,13 +259,15 @@ def _unpack_bits(packed: bytes, count: int) -> NDArray[np.uint8]:
     return np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=count, bitorder="little")
 
 
-def _unpack_signs(take: Take, out: Ternary) -> None:
-    """Write -1 and 1 to all of (z,). Raises `TernaryError` for padding that is not zero."""
-    packed = take((len(out) + 7) // 8)
-    if len(out) % 8 and packed[-1] >> len(out) % 8:
+def _unpack_signs(take: Take, count: int) -> Ternary:
+    """Return -1 and 1, (count,). Raises `TernaryError` for padding that is not zero."""
+    packed = take((count + 7) // 8)
+    if count % 8 and packed[-1] >> count % 8:
         raise TernaryError("the padding behind the signs must be zero")
-    np.multiply(_unpack_bits(packed, len(out)).view(np.int8), -2, out=out)
-    out += 1
+    signs = _unpack_bits(packed, count).view(np.int8)
+    signs *= -2
+    signs += 1
+    return signs
 
 
 def _dense_bytes(numel: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from templar_pl.compression.grid import ChunkGrid, Grids, chunk_grid
 from templar_pl.compression.native_check import Backend, is_native, missing_option
 from templar_pl.compression.native_codec import NativeEngine
+from templar_pl.compression.passing import OnePlace
 from templar_pl.compression.slab import Slab, momentum_of
 from templar_pl.compression.sparse import SparseChunks
 from templar_pl.compression.torch_codec import TorchEngine
@@ -121,10 +122,14 @@ class UpdateCodec:
         return found
 
     def _updates(self, payloads: Sequence[Mapping[str, SparseChunks]]) -> Iterator[tuple[str, Tensor]]:
+        place = OnePlace([grid.shape for grid in self.grids.values()], torch.float32, self._device)
         for name in sorted(self.grids):
-            target = torch.empty(self.grids[name].shape, dtype=torch.float32, device=self._device)
-            self._engine.update(payloads, {name: target})
-            yield name, target
+            yield name, self._update_of(name, payloads, place.empty(self.grids[name].shape))
+
+    def _update_of(self, name: str, payloads: Sequence[Mapping[str, SparseChunks]], target: Tensor) -> Tensor:
+        """Return a tensor that is not kept here while the next one is computed."""
+        self._engine.update(payloads, {name: target})
+        return target
 
     def _new_slabs(self) -> list[Slab]:
         """Return the momentum: here there is none."""

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from templar_pl.errors import ConfigError, DocumentError, Fault, ObjectMissingError, OversizedError
@@ -29,6 +30,7 @@ from templar_pl.protocol import (
     Signer,
     Verify,
     aggregate_keys,
+    check_aggregate,
     decode_aggregate,
     decode_manifest,
     decode_notice,
@@ -43,7 +45,7 @@ from templar_pl.units import Window
 
 D = TypeVar("D", Manifest, AggregateNotice)
 
-_CHUNK_BYTES = 2**20
+_CHUNK_BYTES = 2**17  # some blocks
 _MEND = "delete it, or give the run another name"
 
 
@@ -272,7 +274,9 @@ def fetch_manifest(
     return StandingManifest(manifest, aggregator.public_key, hashlib.sha256(data).digest())
 
 
-def read_aggregate(path: Path, shapes: Shapes, expected: AggregateHead, verify: Verify) -> Iterator[tuple[str, Tensor]]:
+def read_aggregate(
+    path: Path, shapes: Shapes, expected: AggregateHead, verify: Verify, *, dtype: torch.dtype = torch.int8
+) -> Iterator[tuple[str, Tensor]]:
     """Read an aggregate from a file; see `decode_aggregate`.
 
     Raises:
@@ -280,7 +284,17 @@ def read_aggregate(path: Path, shapes: Shapes, expected: AggregateHead, verify: 
         StoreError: the file cannot be read.
     """
     with explained("read", path), path.open("rb") as file:
-        yield from decode_aggregate(iter(partial(file.read, _CHUNK_BYTES), b""), shapes, expected, verify)
+        yield from decode_aggregate(_chunks(file), shapes, expected, verify, dtype=dtype)
+
+
+def check_aggregate_file(path: Path, shapes: Shapes, expected: AggregateHead, verify: Verify) -> None:
+    """Read an aggregate from a file to its end, and keep nothing of it. Raises as `read_aggregate`."""
+    with explained("read", path), path.open("rb") as file:
+        check_aggregate(_chunks(file), shapes, expected, verify)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    return iter(partial(file.read, _CHUNK_BYTES), b"")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from templar_pl.errors import CheckpointError, ConfigError, Fault, OutOfSyncError, StoreError
 from templar_pl.exchange.disk import explained
 from templar_pl.exchange.large_objects import FileDigest, open_source
-from templar_pl.exchange.tensor_files import TensorFile, open_tensors, write_tensors
+from templar_pl.exchange.tensor_files import PIECE_NUMEL, TensorFile, open_tensors, write_tensors
 from templar_pl.protocol.checkpoint import MODEL_FILE, OPTIMIZER_FILE, Checkpoint
 from templar_pl.protocol.fingerprint import TensorSum, combine_sums, fingerprint, partial_sum
 from templar_pl.protocol.model_state import (
@@ -70,7 +70,7 @@ def digests(folder: Path) -> dict[str, FileDigest]:
 
 
 def inspect(folder: Path) -> tuple[bytes, bytes]:
-    """Read the files of a checkpoint of our own, a tensor at a time.
+    """Read the files of a checkpoint of our own, 2^20 elements at a time.
 
     Returns:
         The fingerprint of the parameters, and the digest of their layout.
@@ -81,8 +81,7 @@ def inspect(folder: Path) -> tuple[bytes, bytes]:
     """
     if (folder / OPTIMIZER_FILE).exists():
         with open_tensors(folder / OPTIMIZER_FILE, max_header_bytes=_OWN_HEADER_BYTES) as file:
-            for name in file.layout:
-                _check_finite(name, file.read(name))
+            _check_all_finite(file)
     with open_tensors(folder / MODEL_FILE, max_header_bytes=_OWN_HEADER_BYTES) as file:
         return _fingerprint_of(file), hashlib.sha256(encode_header(file.layout)).digest()
 
@@ -90,8 +89,9 @@ def inspect(folder: Path) -> tuple[bytes, bytes]:
 def load_checkpoint(folder: Path, checkpoint: Checkpoint, state: ModelState) -> None:
     """Load a checkpoint into a model in use, which is touched only when all of it is known to be right.
 
-    Every file is read twice, a tensor at a time: to be checked, and to be loaded. Memory: the model, one tensor, and
-    what the optimizer had not kept yet. Without an optimizer in `state` only the parameters are loaded.
+    Every file is read twice, piece by piece: to be checked, and to be loaded. Memory: the model, 2^20 elements (one
+    tensor, where it is not contiguous), and what the optimizer had not kept yet. Without an optimizer in `state` only
+    the parameters are loaded.
 
     Args:
         folder: with its files.
@@ -174,31 +174,50 @@ def _check(files: Files, checkpoint: Checkpoint) -> None:
     if (digest := file.digest().sha256) != checkpoint.optimizer.sha256:
         said = checkpoint.optimizer.sha256.hex()
         raise CheckpointError(f"{OPTIMIZER_FILE} has sha256 {digest.hex()}, must have {said}", fault=Fault.HASH)
-    for name in file.layout:
-        _check_finite(name, file.read(name))
+    _check_all_finite(file)
 
 
 @torch.no_grad()
 def _load(files: Files, state: ModelState) -> None:
     for name in files[MODEL_FILE].layout:
-        state.parameters[name].copy_(files[MODEL_FILE].read(name))
+        _copy_(state.parameters[name], files[MODEL_FILE], name)
     if state.optimizer is None:
         return
     if OPTIMIZER_FILE not in files:
         state.optimizer.state.clear()
         return
     for name, form in files[OPTIMIZER_FILE].layout.items():
-        place_for(state, name, form).copy_(files[OPTIMIZER_FILE].read(name))
+        _copy_(place_for(state, name, form), files[OPTIMIZER_FILE], name)
 
 
 def _fingerprint_of(file: TensorFile) -> bytes:
     """Return the fingerprint of all tensors of a file. Raises `CheckpointError` if one is not finite."""
-    sums = {}
-    for name, form in file.layout.items():
-        tensor = file.read(name)
-        _check_finite(name, tensor)
-        sums[name] = TensorSum(form.dtype, form.shape, int(partial_sum(tensor)))
-    return combine_sums(sums)
+    return combine_sums({name: _sum_of(file, name) for name in file.layout})
+
+
+def _sum_of(file: TensorFile, name: str) -> TensorSum:
+    """Return what the fingerprint takes from a tensor."""
+    form, value = file.layout[name], 0
+    for start, piece in file.pieces(name):
+        _check_finite(name, piece)
+        value += int(partial_sum(piece, start))
+    return TensorSum(form.dtype, form.shape, value)
+
+
+def _check_all_finite(file: TensorFile) -> None:
+    for name in file.layout:
+        for _, piece in file.pieces(name):
+            _check_finite(name, piece)
+
+
+def _copy_(target: Tensor, file: TensorFile, name: str) -> None:
+    """Overwrite a tensor, on any device, with one of a file."""
+    if target.numel() <= PIECE_NUMEL or not target.is_contiguous():
+        target.copy_(file.read(name))
+        return
+    flat = target.view(-1)
+    for start, piece in file.pieces(name):
+        flat[start : start + len(piece)].copy_(piece)
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

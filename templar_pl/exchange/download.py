@@ -20,7 +20,7 @@ from templar_pl.errors import StoreError
 from templar_pl.exchange.disk import explained, sync_folder
 from templar_pl.exchange.large_objects import FileDigest, part_ranges
 
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**18
 
 
 class Download:

@@ -17,7 +17,7 @@ from templar_pl.errors import StoreError
 T = TypeVar("T")
 R = TypeVar("R")
 
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)

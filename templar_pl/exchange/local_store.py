@@ -28,7 +28,7 @@ from templar_pl.exchange.store import ObjectInfo, check_key, check_prefix, is_se
 LEFTOVER_AGE_S = 900.0
 """Seconds after which a file in `.incoming` is taken for that of a killed process: no put takes that long."""
 
-_PART_BYTES = 2**24
+_PART_BYTES = 2**19
 _INCOMING = ".incoming"
 _PLACE_TRIES = 5  # each try loses only to a delete that empties the very folder at that moment
 

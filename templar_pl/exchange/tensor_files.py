@@ -6,6 +6,7 @@ tensor is on its way at a time. The library's reader takes these files.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,9 @@ from templar_pl.exchange.large_objects import FileDigest, SourceFile
 from templar_pl.protocol.tensor_layout import LENGTH_BYTES, Layout, decode_header, encode_header, file_bytes, layout_of
 
 _BLOCK_BYTES = 2**24
+
+PIECE_NUMEL = 2**20
+"""Elements of a piece."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Layout:
@@ -80,15 +84,37 @@ class TensorFile:
         """
         form = self.layout[name]
         tensor = torch.empty(form.shape, dtype=form.dtype)
+        self._read(self._places[name], tensor)
+        return tensor
+
+    def pieces(self, name: str) -> Iterator[tuple[int, Tensor]]:
+        """Read one tensor piece by piece; PIECE_NUMEL elements in memory.
+
+        Yields:
+            The place of the first element, and (n,) elements in row-major order; the next ones overwrite them.
+
+        Raises:
+            CheckpointError: the file has become shorter.
+            StoreError: the disk failed.
+        """
+        form = self.layout[name]
+        numel = math.prod(form.shape)
+        room = torch.empty(min(numel, PIECE_NUMEL), dtype=form.dtype)
+        for start in range(0, numel, PIECE_NUMEL):
+            piece = room[: numel - start]
+            self._read(self._places[name] + start * form.dtype.itemsize, piece)
+            yield start, piece
+
+    def _read(self, place: int, tensor: Tensor) -> None:
+        """Fill a contiguous tensor with what begins at a byte of the file."""
         left = _bytes_of(tensor)
         with explained("read", self._path):
-            self._file.seek(self._places[name])
+            self._file.seek(place)
             while left:
                 count = self._file.readinto(left) or 0
                 if count == 0:
                     raise CheckpointError(f"{self._path} has become shorter while it was read", fault=Fault.SIZE)
                 left = left[count:]
-        return tensor
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from templar_pl.protocol.aggregate import (
     AggregateHead,
     Shapes,
+    check_aggregate,
     decode_aggregate,
     encode_aggregate,
     max_aggregate_bytes,
@@ -101,6 +102,7 @@ __all__ = [
     "Verify",
     "WindowKeys",
     "aggregate_keys",
+    "check_aggregate",
     "combine_sums",
     "debug_keys",
     "decode_aggregate",

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from templar_pl.compression.passing import OnePlace
 from templar_pl.compression.ternary import MAX_BLOCK_NUMEL, Ternary, TernaryError, most_bytes, pack_block, unpack_block
 from templar_pl.errors import AggregateError, Fault
 from templar_pl.protocol.fields import DIGEST_BYTES, check_between, check_digests
@@ -112,9 +113,14 @@ def encode_aggregate(
 
 
 def decode_aggregate(
-    chunks: Iterable[bytes], shapes: Shapes, expected: AggregateHead, verify: Verify
+    chunks: Iterable[bytes],
+    shapes: Shapes,
+    expected: AggregateHead,
+    verify: Verify,
+    *,
+    dtype: torch.dtype = torch.int8,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Read and check an aggregate, tensor by tensor.
+    """Read and check an aggregate, tensor by tensor; besides the tensors, in memory for two blocks and a chunk.
 
     A tensor is yielded when all bytes up to its end are those that whoever wrote them hashed. Whether that was the
     aggregator shows at the end only: before that, take the tensors into a copy, or read bytes whose hash is known.
@@ -124,9 +130,10 @@ def decode_aggregate(
         shapes: of all parameters.
         expected: what was asked for.
         verify: checks a signature.
+        dtype: of the tensors, any that numpy has and that holds -1.
 
     Yields:
-        Name and -1, 0 or 1 for every element of each parameter, int8 on the CPU, by name. Nothing keeps them.
+        Name and -1, 0 or 1 for every element of each parameter, on the CPU, by name. Nothing keeps them.
 
     Raises:
         AggregateError: the bytes are not the aggregate that was asked for. Its fault is SIZE, FORMAT, RUN, WINDOW,
@@ -134,14 +141,24 @@ def decode_aggregate(
     """
     stream = _Stream(chunks)
     _check_head(stream.take(_HEAD.size), shapes, expected)
+    place = OnePlace(shapes.values(), dtype)
     for name in sorted(shapes):
-        yield name, _read_tensor(stream, name, shapes[name])
-    message = _SIGNATURE_TAG + stream.check_digest("the end")
-    if not verify(expected.public_key, message, stream.take(SIGNATURE_BYTES)):
-        reason = f"the signature is not one of {expected.public_key.hex()} over these bytes"
-        raise AggregateError(reason, fault=Fault.SIGNATURE)
-    if stream.has_more():
-        raise AggregateError("there are bytes behind the signature", fault=Fault.SIZE)
+        yield name, _read_tensor(stream, name, place.empty(shapes[name]))
+    _check_end(stream, expected, verify)
+
+
+def check_aggregate(chunks: Iterable[bytes], shapes: Shapes, expected: AggregateHead, verify: Verify) -> None:
+    """Do what `decode_aggregate` does, and keep nothing of it: two blocks and a chunk of the bytes in memory.
+
+    Raises:
+        AggregateError: as `decode_aggregate`.
+    """
+    stream = _Stream(chunks)
+    _check_head(stream.take(_HEAD.size), shapes, expected)
+    for name in sorted(shapes):
+        for _ in _read_blocks(stream, name, math.prod(shapes[name])):
+            pass
+    _check_end(stream, expected, verify)
 
 
 class _Stream:
@@ -228,19 +245,36 @@ def _check_head(packed: bytes, shapes: Shapes, expected: AggregateHead) -> None:
         raise AggregateError("it is of a model with other parameters", fault=Fault.CONTENT)
 
 
-def _read_tensor(stream: _Stream, name: str, shape: tuple[int, ...]) -> Tensor:
-    """Return the next tensor, int8. Raises `AggregateError`."""
-    tensor = torch.empty(shape, dtype=torch.int8)
-    flat, start = tensor.view(-1).numpy(), 0
-    for size in _block_sizes(len(flat)):
+def _read_tensor(stream: _Stream, name: str, tensor: Tensor) -> Tensor:
+    """Write to a tensor what comes next, and return it. Raises `AggregateError`."""
+    flat = tensor.view(-1).numpy()
+    for start, block in _read_blocks(stream, name, len(flat)):
+        flat[start : start + len(block)] = block
+    return tensor
+
+
+def _read_blocks(stream: _Stream, name: str, numel: int) -> Iterator[tuple[int, Ternary]]:
+    """Yield the blocks of the next tensor, each with its place; the next one overwrites it. Raises `AggregateError`."""
+    room, start = np.empty(min(numel, MAX_BLOCK_NUMEL), dtype=np.int8), 0
+    for size in _block_sizes(numel):
         try:
-            unpack_block(stream.take, flat[start : start + size])
+            unpack_block(stream.take, room[:size])
         except TernaryError as error:
             reason = f"parameter {name}, elements from {start} on: {error}"
             raise AggregateError(reason, fault=Fault.CONTENT) from error
+        yield start, room[:size]
         start += size
     stream.check_digest(f"the end of {name}")
-    return tensor
+
+
+def _check_end(stream: _Stream, expected: AggregateHead, verify: Verify) -> None:
+    """Raise `AggregateError` if what follows the tensors is not the last hash, its signature and the end."""
+    message = _SIGNATURE_TAG + stream.check_digest("the end")
+    if not verify(expected.public_key, message, stream.take(SIGNATURE_BYTES)):
+        reason = f"the signature is not one of {expected.public_key.hex()} over these bytes"
+        raise AggregateError(reason, fault=Fault.SIGNATURE)
+    if stream.has_more():
+        raise AggregateError("there are bytes behind the signature", fault=Fault.SIZE)
 
 
 def _shown(value: bytes | int) -> str:

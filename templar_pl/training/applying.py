@@ -20,7 +20,7 @@ from templar_pl.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-STEP_NUMEL = 2**20
+STEP_NUMEL = 2**18
 """Elements of an update that are stepped together: a step of each small tensor would look at all others each time."""
 
 _SEPARABLE = ("torch.optim.", "templar_pl.training.optimizer")
@@ -38,7 +38,7 @@ def apply_update_(
     """Step the optimizer with an update in the place of the gradient, bit for bit as a node that trained does.
 
     Optimizers of torch, and those that only inherit their step, treat each parameter on its own: they are stepped as
-    the tensors come, with STEP_NUMEL elements or one tensor in memory. Any other one may look at all gradients
+    the tensors come, with STEP_NUMEL elements and one tensor in memory. Any other one may look at all gradients
     together, so it is stepped once, with all of the update in memory. Afterwards there are no gradients.
 
     Args:
@@ -59,6 +59,7 @@ def apply_update_(
         left.remove(name)
         parameter = parameters[name]
         parameter.grad = tensor.to(parameter.device, parameter.dtype)
+        del tensor  # or it would be here while the next one is made
         numel += parameter.numel()
         if at_once is not None and numel >= at_once:
             optimizer.step()

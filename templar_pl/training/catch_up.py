@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from templar_pl.compression import UpdateCodec
@@ -246,7 +247,10 @@ class CatchUp:
 
     def _apply_aggregate(self, past: PastWindow, standing: StandingManifest, path: Path) -> None:
         try:
-            self._target.apply(read_aggregate(path, self._shapes, standing.head, self._trail.verify))
+            # As gradients are, so that no tensor is copied.
+            self._target.apply(
+                read_aggregate(path, self._shapes, standing.head, self._trail.verify, dtype=torch.float32)
+            )
         except (AggregateError, StoreError) as error:  # it was whole when it was fetched
             self._distrusted.add(past.window)
             self.recover(f"window {past.window}: its aggregate changed while it was applied: {error}")

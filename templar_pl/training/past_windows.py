@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from templar_pl.data.background import BackgroundCall
 from templar_pl.errors import AggregateError, DocumentError, ObjectMissingError, StoreError
-from templar_pl.exchange.aggregates import AggregateSource, StandingManifest, read_aggregate
+from templar_pl.exchange.aggregates import AggregateSource, StandingManifest, check_aggregate_file
 from templar_pl.exchange.disk import explained
 from templar_pl.protocol import Shapes, Verify
 from templar_pl.units import Window
@@ -113,8 +113,7 @@ class PastWindows:
         """Fetch the aggregate and read all of it once, so that nothing malformed is found while it is applied."""
         path = download(self._source, standing, self._shapes, self._folder)
         try:
-            for _ in read_aggregate(path, self._shapes, standing.head, self._verify):
-                pass
+            check_aggregate_file(path, self._shapes, standing.head, self._verify)
         except AggregateError:
             with explained("delete", path):
                 path.unlink()

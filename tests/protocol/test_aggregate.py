@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from templar_pl.errors import AggregateError, Fault
 from templar_pl.protocol import (
     AggregateHead,
     Shapes,
+    check_aggregate,
     decode_aggregate,
     encode_aggregate,
     max_aggregate_bytes,
@@ -90,6 +91,45 @@ def test_decoding_undoes_encoding_whatever_the_chunks(update: Update, size: int)
         assert tensor.dtype == torch.int8
         assert tensor.shape == update[name].shape
         assert torch.equal(tensor, update[name].to(torch.int8))
+
+
+@given(updates(), st.sampled_from([torch.int8, torch.float32, torch.float64]))
+def test_tensors_have_the_dtype_that_was_asked_for(update: Update, dtype: torch.dtype) -> None:
+    decoded = dict(decode_aggregate([encoded(update)], shapes_of(update), head(), verify_hash, dtype=dtype))
+
+    for name, tensor in decoded.items():
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, update[name].to(dtype))
+
+
+@given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.integers(0, 2), st.booleans())
+def test_checking_refuses_just_what_decoding_refuses(place: int, byte: int, more: int, is_signed: bool) -> None:
+    changed = bytearray(GOOD)
+    changed[place] = byte
+    data = bytes(changed[:-96] if is_signed else changed)
+    data = (signed(data, HashSigner()) if is_signed else data) + bytes(more)
+
+    def fault(read: Callable[[], object]) -> Fault | None:
+        try:
+            read()
+        except AggregateError as error:
+            return error.fault
+        return None
+
+    assert fault(lambda: check_aggregate([data], SHAPES, head(), verify_hash)) is fault(lambda: decode(data))
+
+
+def test_no_tensor_that_was_yielded_is_kept_while_the_next_one_is_read() -> None:
+    update = {name: torch.ones(2**18 + 1) for name in "abc"}
+    decoding = decode_aggregate([encoded(update)], shapes_of(update), head(), verify_hash, dtype=torch.float32)
+
+    places = set()
+    for _ in range(3):
+        _, tensor = next(decoding)
+        places.add(tensor.data_ptr())
+        del tensor
+
+    assert len(places) == 1
 
 
 @given(updates())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,22 @@ def test_no_gradient_of_a_large_tensor_is_kept_while_the_next_one_is_made() -> N
 
     assert held == [0, 0, 0]
     assert all(p.grad is None and bool((p == -0.5).all()) for p in made.parameters.values())
+
+
+def test_no_large_tensor_of_an_update_is_held_while_the_next_one_is_made() -> None:
+    made = replica(TwoLarge())
+    yielded: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+
+    def fresh(parameter: Tensor) -> Tensor:
+        held.append(sum(tensor() is not None for tensor in yielded))
+        tensor = torch.ones_like(parameter)
+        yielded.append(weakref.ref(tensor))
+        return tensor
+
+    made.apply((name, fresh(parameter)) for name, parameter in made.parameters.items())
+
+    assert held == [0, 0, 0]
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "twice"])
