@@ -147,7 +147,7 @@ def _read_files(value: JsonValue, name: str) -> dict[str, dict[str, Any]]:
 _FILE: Record[Any] = Record(dict, {"sha256": DIGEST, "size": WHOLE})
 _FORM = Form(
     kind="checkpoint",
-    what="checkpoint",
+    what=CHECKPOINT_FILE,
     max_bytes=MAX_CHECKPOINT_BYTES,
     record=Record(
         _checkpoint_of,

@@ -84,7 +84,7 @@ class Form(Generic[T]):
         """
         data = sign_document(self.kind, self.record.write(value), signer)
         if len(data) > self.max_bytes:
-            raise ValueError(f"a {self.what} has at most {self.max_bytes} bytes, got {len(data)}")
+            raise ValueError(f"{self.what} has at most {self.max_bytes} bytes, got {len(data)}")
         return data
 
     def decode(self, data: bytes, verify: Verify) -> tuple[bytes, T]:
