@@ -108,34 +108,34 @@ def score_statement(record: ScoreRecord) -> JsonMap:
         elif isinstance(miner.steps_behind, float):
             said["steps_behind"] = miner.steps_behind.hex()
         miners["%d" % uid] = said  # noqa: UP031 - another way than the code's
-    note = record.evaluation
-    evaluation: str | JsonMap
-    if isinstance(note, str):
-        evaluation = note
-    else:
-        measured: JsonMap = {
-            "%d" % uid: {  # noqa: UP031
-                "own_before": loss.own_before.hex(),
-                "own_after": loss.own_after.hex(),
-                "random_before": loss.random_before.hex(),
-                "random_after": loss.random_after.hex(),
-            }
-            for uid, loss in note.losses.items()
-        }
-        evaluation = {
-            "fingerprint": note.fingerprint.hex(),
-            "losses": measured,
-            "random_pages": note.random_pages.hex(),
-            "rate": note.rate.hex(),
-            "secret": note.secret.hex(),
-        }
     return {
         "digest": record.digest.hex(),
-        "evaluation": evaluation,
+        "evaluation": evaluation_statement(record.evaluation),
         "miners": miners,
         "penalties": [{"evidence": p.evidence, "reason": p.reason, "uid": p.uid} for p in record.penalties],
         "run": record.run,
         "window": record.window,
+    }
+
+
+def evaluation_statement(note: EvaluationNote | str) -> str | JsonMap:
+    if isinstance(note, str):
+        return note
+    measured: JsonMap = {
+        "%d" % uid: {  # noqa: UP031
+            "own_before": loss.own_before.hex(),
+            "own_after": loss.own_after.hex(),
+            "random_before": loss.random_before.hex(),
+            "random_after": loss.random_after.hex(),
+        }
+        for uid, loss in note.losses.items()
+    }
+    return {
+        "fingerprint": note.fingerprint.hex(),
+        "losses": measured,
+        "random_pages": note.random_pages.hex(),
+        "rate": note.rate.hex(),
+        "secret": note.secret.hex(),
     }
 
 
