@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from templar_pl.compression import UpdateCodec
@@ -51,11 +52,7 @@ class Replica:
         self.precision = precision_plugin(precision, device)
         """Steps of the module are computed within its context."""
 
-        module.setup("fit")
-        with self.precision.module_init_context():
-            module.configure_model()
-        self.precision.convert_module(module)
-        self.module = module.to(device)
+        self.module = _set_up(module, self.precision).to(device)
         configured = configure(self.module)
         self._optimizer, self._schedules = configured.optimizer, configured.schedules
         self.parameters = trained_parameters(self.module, self._optimizer)
@@ -96,3 +93,12 @@ class Replica:
         for schedule in self._schedules:
             schedule.step()
         self.applied += 1
+
+
+def _set_up(module: LightningModule, precision: Precision) -> LightningModule:
+    """Make a module's parameters as a trainer does."""
+    module.setup("fit")
+    with precision.module_init_context():
+        module.configure_model()
+    precision.convert_module(module)
+    return module
