@@ -23,7 +23,7 @@ from templar_pl.exchange.store import BucketReader
 from templar_pl.node_config import FollowConfig
 from templar_pl.protocol import RunFile
 from templar_pl.training.followed import followed
-from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers
+from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers, warn_of_short_windows
 from templar_pl.training.node_folder import NodeFolder
 from templar_pl.training.outlook import RunStart, SubnetOutlook, SubnetSeen
 from templar_pl.training.run_start import RunTerms
@@ -183,6 +183,7 @@ class BittensorNetwork:
         chain.open()
         try:
             refuse_late_uploads(window.time_window_delta_seconds, window.blocks_per_window * chain.block_s)
+            warn_of_short_windows(window.time_window_delta_seconds, window.blocks_per_window * chain.block_s)
             uid = chain.register(sends=sends)
             buckets = self._buckets(signer.hotkey)
             if self._r2 is not None:

@@ -23,7 +23,7 @@ from templar_pl.errors import ChainError, ConfigError, StoreError
 from templar_pl.exchange import LocalBuckets, R2Buckets
 from templar_pl.node_config import FollowConfig
 from templar_pl.training.followed import followed
-from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers
+from templar_pl.training.network import Connection, refuse_late_uploads, refuse_short_gathers, warn_of_short_windows
 from templar_pl.training.node_folder import NodeFolder
 from templar_pl.training.outlook import LocalOutlook
 from templar_pl.training.run_view import RunView, only_aggregator, peer_of
@@ -214,7 +214,10 @@ class LocalNetwork:
             self._config, blocks_per_window=window.blocks_per_window, delta_s=window.time_window_delta_seconds
         )
         if config.pace == "wall":
-            refuse_late_uploads(config.delta_s, config.seconds_per_block * config.blocks_per_window)
+            window_s = config.seconds_per_block * config.blocks_per_window
+            refuse_late_uploads(config.delta_s, window_s)
+            if not config.record_windows:
+                warn_of_short_windows(config.delta_s, window_s)
         return config
 
     def _store(self, chain: LocalChain, hotkey: Hotkey) -> tuple[str, str, LocalBuckets | R2Buckets]:

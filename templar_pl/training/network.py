@@ -146,3 +146,19 @@ def refuse_late_uploads(delta_s: float, window_s: float) -> None:
             f"time_window_delta_seconds must be below the length of a window, {window_s:g} s, got {delta_s:g}: "
             "a node would wait for payloads of one window beyond the end of the next"
         )
+
+
+def warn_of_short_windows(delta_s: float, window_s: float) -> None:
+    """Say so if a node that missed a window of `window_s` seconds may never come back.
+
+    What a window was is known some time after its end. If the next one is over by then, who waited cannot train in it.
+    """
+    known_s = delta_s + LOOK_S
+    if window_s <= known_s:
+        log.warning(
+            "windows of %g s are short: one may be known only %g s after its end (time_window_delta_seconds + %g s), "
+            "and then a node that misses one never joins again: let windows be longer, or uploads shorter",
+            window_s,
+            known_s,
+            LOOK_S,
+        )

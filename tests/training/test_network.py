@@ -33,6 +33,20 @@ def test_where_windows_are_recorded_a_gather_may_be_short(tmp_path: Path) -> Non
     LocalNetwork(str(tmp_path), chain=chain).open(bytes(32), window).close()
 
 
+@pytest.mark.parametrize(
+    ("window_s", "records", "warns"), [(3.4, False, True), (3.4, True, False), (4.0, False, False)]
+)
+def test_windows_too_short_to_come_back_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, window_s: float, records: bool, warns: bool
+) -> None:
+    chain = LocalChainConfig(pace="wall", seconds_per_block=window_s, record_windows=records)
+    window = WindowConfig(blocks_per_window=1, time_window_delta_seconds=1.0, gather_timeout_seconds=4.0)
+
+    LocalNetwork(str(tmp_path), chain=chain).open(bytes(32), window).close()
+
+    assert ("windows of 3.4 s are short: one may be known only 3.5 s after its end" in caplog.text) is warns
+
+
 def test_who_is_followed_is_named_by_its_address_or_by_a_key_of_this_machine(tmp_path: Path) -> None:
     keys = tmp_path / "hotkeys"
     aggregator, validator = (load_or_create_hotkey(keys, name).hotkey for name in ("writer", "judge"))
