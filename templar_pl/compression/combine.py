@@ -38,10 +38,6 @@ class SharedScales:
     eighths: Tensor
     """(N,) int32; a magnitude is integers * 2**(eighths / 8)."""
 
-    def part(self, chunks: slice) -> SharedScales:
-        """Return those of some of the chunks; nothing is copied."""
-        return SharedScales(self.integers[chunks], self.eighths[chunks])
-
 
 def shared_scales(said: StackedChunks, weights: Weights, owners: Tensor) -> SharedScales:
     """Bring the scales of payloads onto one integer scale per chunk.
@@ -112,6 +108,10 @@ class Summands:
 
     slots: Tensor | None
     """(N, P * T) fp32: 1 for a coefficient, 0 for a filler; None if nothing is to be divided by their number."""
+
+    def part(self, chunks: slice) -> Summands:
+        """Return those of some of the chunks; nothing is copied."""
+        return Summands(self.places[chunks], self.values[chunks], None if self.slots is None else self.slots[chunks])
 
 
 def summands(said: StackedChunks, scales: SharedScales, rule: Rule, grid: ChunkGrid) -> Summands:

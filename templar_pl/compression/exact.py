@@ -61,7 +61,7 @@ def rescale_(integers: Tensor, limit: int) -> Tensor:
     flat = integers.flatten(1)
     largest = torch.maximum(flat.amax(-1), -flat.amin(-1))  # two passes are faster than a copy of magnitudes and one
     shifts = torch.bucketize(largest, limits, out_int32=True)
-    flat.mul_(factors[shifts, None]).round_()  # exact: a power of two
+    integers.mul_(factors[shifts, None, None]).round_()  # exact: a power of two
     return shifts
 
 
@@ -77,9 +77,8 @@ def split_columns(places: Tensor, grid: ChunkGrid) -> Tensor:
     """Return where `inverse_dct_` wants the coefficients of places (any shape, any integers): even columns first."""
     if not _is_split(grid):
         return places
-    column, shift = places & (grid.width - 1), grid.width.bit_length() - 2
-    # In place: fresh memory costs more than the arithmetic.
-    return (column & 1).bitwise_left_shift_(shift).bitwise_or_(column >> 1).bitwise_or_(places - column)
+    column = places & (grid.width - 1)
+    return (places - column) | ((column & 1) * (grid.width // 2)) | (column >> 1)
 
 
 def _is_split(grid: ChunkGrid) -> bool:

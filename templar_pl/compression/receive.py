@@ -79,11 +79,11 @@ class Receiver:
         first = batch[0].chunks.start
         chosen = stack(form.said, slice(first, batch[-1].chunks.stop), self.device)
         scales = shared_scales(chosen, form.weights, owners_of(batch).to(self.device))
+        sent = summands(chosen, scales, self.rule, form.grid)
         for block in batch:
             shape = (ROOM, block.num_chunks, form.grid.chunk_numel)
             part = room[: math.prod(shape)].view(shape)
-            own = slice(block.chunks.start - first, block.chunks.stop - first)
-            add_payloads_(part[:2], summands(chosen.part(own), scales.part(own), self.rule, form.grid))
+            add_payloads_(part[:2], sent.part(slice(block.chunks.start - first, block.chunks.stop - first)))
             inverse_dct_(part, form.grid, dtype=self.product_dtype)
             block.paste_signs_(part[0], out)
 

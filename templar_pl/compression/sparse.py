@@ -151,13 +151,6 @@ class StackedChunks:
     below: Tensor | None
     """(N, P, T) uint8; None where values have one bit."""
 
-    def part(self, chunks: slice) -> StackedChunks:
-        """Return what is said of some of the chunks; nothing is copied."""
-        below = None if self.below is None else self.below[chunks]
-        return StackedChunks(
-            self.indices[chunks], self.negative[chunks], self.counts[chunks], self.codes[chunks], below
-        )
-
 
 def stack(payloads: Sequence[JoinedChunks], chunks: slice, device: torch.device) -> StackedChunks:
     """Put what payloads say of some chunks, which are the same in all of them, onto a device."""
