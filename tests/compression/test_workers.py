@@ -151,6 +151,23 @@ def test_batches_have_all_blocks_and_equal_shares(threads: int, number: int, sha
     assert all(block.num_chunks < 20 + longest_row for block in blocks)
 
 
+def test_blocks_of_a_batch_are_as_equal_as_batches() -> None:
+    grids = {"tall": chunk_grid((64 * 200, 64), chunk_size=64, topk=32)}
+
+    batches = batches_of(grids, ["tall"], block=30, batch=80, threads=1)
+
+    assert [[block.num_chunks for block in batch] for batch in batches] == [[23, 22, 22], [23, 22, 22], [23, 22, 21]]
+
+
+def test_what_rows_of_chunks_leave_of_a_share_is_no_block_of_its_own() -> None:
+    grids = {"tall": chunk_grid((64 * 61, 64 * 5), chunk_size=64, topk=32)}
+
+    batches = batches_of(grids, ["tall"], block=24, batch=80, threads=1)
+
+    assert [sum(block.num_chunks for block in batch) for batch in batches] == [75, 75, 80, 75]
+    assert all(block.num_chunks >= 15 for batch in batches for block in batch)
+
+
 def test_parameters_of_one_form_share_slabs_of_bounded_size() -> None:
     half = (64, SLAB_NUMEL // 128)
     shapes = {"a": half, "b": half, "c": half, "large": (128, SLAB_NUMEL // 64), "bias": (64,)}
