@@ -162,16 +162,29 @@ def _encode_upper(indices: NDArray[np.int16], code: IndexCode) -> NDArray[np.uin
     places = (indices >> code.low_bits) + np.arange(code.num_indices, dtype=np.int64)  # (N, T)
     places += np.arange(len(indices), dtype=np.int64)[:, None] * bits.shape[1]
     bits.reshape(-1)[places.reshape(-1)] = 1
-    return np.packbits(bits, axis=1, bitorder="little")
+    return np.packbits(bits.reshape(-1), bitorder="little").reshape(len(bits), -1)  # faster than row by row
 
 
 def _encode_low(indices: NDArray[np.int16], code: IndexCode) -> NDArray[np.uint8]:
     """Return (N, bytes) of the low bits."""
+    if 0 < code.low_bits <= 8 and code.num_indices % 8 == 0:
+        return _low_in_words(indices, code.low_bits)
     shape = (len(indices), code.num_indices, code.low_bits)
     bits = np.empty(shape, dtype=np.uint8)
     for bit in range(code.low_bits):
         bits[:, :, bit] = (indices >> bit) & 1
     return np.packbits(bits.reshape(len(indices), -1), axis=1, bitorder="little")
+
+
+def _low_in_words(indices: NDArray[np.int16], low_bits: int) -> NDArray[np.uint8]:
+    """Undo `_low_by_words`, where indices fill words: a third of the time of a byte a bit."""
+    words = (indices.astype(np.uint8) & np.uint8((1 << low_bits) - 1)).reshape(-1).view("<u8")
+    for lower, upper, shift in reversed(_halvings(low_bits)):
+        moved = words >> shift
+        moved &= upper
+        words &= lower
+        words |= moved
+    return words.view(np.uint8).reshape(-1, 8)[:, :low_bits].reshape(len(indices), -1)
 
 
 def _decode_upper(rows: NDArray[np.uint8], code: IndexCode, first_row: int) -> NDArray[np.int16]:
