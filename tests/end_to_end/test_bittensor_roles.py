@@ -63,7 +63,7 @@ class Run:
                 name, judge, "--trainer.max_epochs=-1", "--recovery.debug_windows=1000"
             )
         for name in MINERS:
-            self.nodes[name].wait_for(f"uid {self.uids[name]} is new")
+            self.nodes[name].wait_for(f"the run begins with window {START}")
         self.nodes["judge"].wait_for("loaded the checkpoint")
         head = self._world.chain.tell("mine")
         self._world.chain.tell("mine", count=START * BLOCKS_PER_WINDOW - 2 - head, seconds=0)
