@@ -44,9 +44,6 @@ from templar_pl.units import Window
 log = logging.getLogger(__name__)
 
 
-Errors = type[TemplarError] | tuple[type[TemplarError], ...]
-
-
 class CheckpointReader(BucketReader, LargeReader, Protocol):
     """A bucket that files may be fetched from."""
 
@@ -122,8 +119,9 @@ def fetch_latest(source: Source, wanted: Wanted, folder: Path, *, max_tries: int
     Raises:
         CheckpointError: there is none that can be used; all that were tried are named, each with its reason. The fault
             is that of the newest, MISSING if there is none.
+        TransientError: the store fails for a while, for which none is passed over: what is in stays for the next call.
     """
-    return _first_good(source, wanted, folder, max_tries, lambda _: None, rises=())
+    return _first_good(source, wanted, folder, max_tries, lambda _: None)
 
 
 def latest_window(source: Source, wanted: Wanted) -> Window | None:
@@ -141,8 +139,7 @@ def latest_window(source: Source, wanted: Wanted) -> Window | None:
 def load_latest(source: Source, wanted: Wanted, folder: Path, *, max_tries: int = 5) -> Fetched:
     """Fetch the newest checkpoint of a peer that can be loaded, and load it into the model of `wanted`.
 
-    See `fetch_latest` and `load_checkpoint`. The model is touched only by the one that is taken. None is passed over
-    because the store fails for a while.
+    See `fetch_latest` and `load_checkpoint`. The model is touched only by the one that is taken.
 
     Raises:
         CheckpointError: as `fetch_latest`; the model is as it was.
@@ -155,7 +152,6 @@ def load_latest(source: Source, wanted: Wanted, folder: Path, *, max_tries: int 
         folder,
         max_tries,
         lambda found: load_checkpoint(found.folder, found.checkpoint, wanted.state),
-        rises=TransientError,
     )
 
 
@@ -183,11 +179,11 @@ def fetch_checkpoint(source: Source, wanted: Wanted, window: Window, folder: Pat
 
 
 def _first_good(
-    source: Source, wanted: Wanted, folder: Path, max_tries: int, use: Callable[[Fetched], None], *, rises: Errors
+    source: Source, wanted: Wanted, folder: Path, max_tries: int, use: Callable[[Fetched], None]
 ) -> Fetched:
-    """Return the newest checkpoint that can be used; errors that are in `rises` end that."""
+    """Return the newest checkpoint that can be used. Raises as `load_latest`."""
     passed_over: dict[str, TemplarError] = {}
-    for window, sha256 in islice(_candidates(source, wanted, passed_over, max_tries, rises), max_tries):
+    for window, sha256 in islice(_candidates(source, wanted, passed_over, max_tries), max_tries):
         key = checkpoint_keys(wanted.run, CHECKPOINT_FILE).key(window)
         try:
             checkpoint = _read_checkpoint(source, wanted, window, sha256)
@@ -196,7 +192,7 @@ def _first_good(
             found = Fetched(checkpoint, _make_room(folder, window), passed_over)
             _fetch_files(source, found, wanted.state)
             use(found)
-        except rises:
+        except TransientError:
             raise
         except (CheckpointError, DocumentError, StoreError) as error:
             log.warning("%s of %s cannot be used: %s", key, source.name, error)
@@ -207,7 +203,7 @@ def _first_good(
 
 
 def _candidates(
-    source: Source, wanted: Wanted, passed_over: dict[str, TemplarError], max_tries: int, rises: Errors
+    source: Source, wanted: Wanted, passed_over: dict[str, TemplarError], max_tries: int
 ) -> Iterator[tuple[Window, bytes | None]]:
     """Yield windows, the newest first, and the hash of what is said of it, if known; list only if that is needed."""
     newest: Window | None = None
@@ -215,7 +211,7 @@ def _candidates(
     try:
         latest = read_latest(source, wanted)
         newest = latest.window
-    except rises:
+    except TransientError:
         raise
     except (DocumentError, StoreError) as error:
         passed_over[key] = error
@@ -230,7 +226,7 @@ def _candidates(
         # One that is newer than the newest complete one is on its way.
         complete = [w for w in checkpoint_windows(source, wanted.run) if newest is None or w < newest]
         older = [window for window in complete if wanted.is_of(window)]
-    except rises:
+    except TransientError:
         raise
     except StoreError as error:
         passed_over[checkpoint_prefix(wanted.run)] = error

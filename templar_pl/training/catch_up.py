@@ -114,6 +114,9 @@ class CatchUp:
             since: window of the oldest one that is taken.
             until: window of the newest one that is taken; None for any.
 
+        A model that has applied nothing and is not lost waits up to `patience_s` for a store that fails: without the
+        checkpoint it would be lost.
+
         Returns:
             Whether one was loaded. If not, the model is as it was.
 
@@ -122,7 +125,8 @@ class CatchUp:
         """
         takes_any = is_lost or self._target.applied == 0
         oldest = self._trail.start_window if takes_any else Window(self.window + 1)
-        is_loaded = self._load_since(max(oldest, since), until)
+        is_new = takes_any and not is_lost
+        is_loaded = self._insist(max(oldest, since), until) if is_new else self._load_since(max(oldest, since), until)
         if not is_loaded and not is_lost:
             log.debug("no checkpoint of the network is loaded: %s", self._network.reasons)
         return is_loaded
@@ -140,13 +144,8 @@ class CatchUp:
         """
         self._is_careful = True
         log.warning("%s: starting anew from a checkpoint of the network", reason)
-        give_up = time.monotonic() + self._limits.patience_s
-        while not self.restart(is_lost=True):
-            why = self._network.reasons
-            if not self._network.is_outage or time.monotonic() >= give_up:
-                raise OutOfSyncError(f"{reason}, and no checkpoint of the network can be used: {why}")
-            log.warning("the store fails, asking again for a checkpoint: %s", why)
-            self._pause()
+        if not self._insist(self._trail.start_window, None):
+            raise OutOfSyncError(f"{reason}, and no checkpoint of the network can be used: {self._network.reasons}")
 
     def follow(self, now: Callable[[], Window]) -> None:
         """Apply all windows before the one that `now` returns, which is asked again before each of them.
@@ -234,6 +233,16 @@ class CatchUp:
         self._claimed.claim(checkpoint.fingerprint, is_computed=True)
         return True
 
+    def _insist(self, since: Window, until: Window | None) -> bool:
+        """Do what `_load_since` does, again for `patience_s` as long as it may only be the store that fails."""
+        give_up = time.monotonic() + self._limits.patience_s
+        while not self._load_since(since, until):
+            if not self._network.is_outage or time.monotonic() >= give_up:
+                return False
+            log.warning("the store fails, asking again for a checkpoint: %s", self._network.reasons)
+            self._pause()
+        return True
+
     def _look_back(self, goal: Window) -> PastWindow:
         """Return what there is of the next window, and begin to fetch that of the one after it."""
         if self._past is None:
@@ -283,7 +292,8 @@ class CatchUp:
         now = time.monotonic()
         self._failing_since = self._failing_since or now
         # The aggregate of a window that is hardly over may still be on its way.
-        may_come = past.is_outage or (past.standing is not None and goal - past.window <= LATE_AGGREGATES)
+        is_late = past.standing is not None and goal - past.window <= LATE_AGGREGATES
+        may_come = past.is_outage or self._network.is_outage or is_late
         if not may_come or now - self._failing_since > self._limits.patience_s:
             raise OutOfSyncError(
                 f"window {past.window} cannot be applied. {past.missing}. Payloads: {error}. Later checkpoints: "
