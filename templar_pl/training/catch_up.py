@@ -216,7 +216,7 @@ class CatchUp:
             self.recover(f"window {self.window}: the aggregates led to other parameters than the manifests say")
             return False
         self._left.clear()
-        self._past, self._is_careful, self._looked_at = None, False, 0
+        self._past, self._is_careful, self._looked_at, self._failing_since = None, False, 0, None
         self._meter.stop(self.window)
         return True
 
@@ -230,6 +230,7 @@ class CatchUp:
         checkpoint = self._network.load(self._target, since, until)
         if checkpoint is None:
             return False
+        self._failing_since = None
         self._claimed.claim(checkpoint.fingerprint, is_computed=True)
         return True
 

@@ -122,6 +122,26 @@ def test_a_node_that_must_go_round_a_window_outlasts_a_store_that_fails_once(tmp
     assert_is_live(model, run)
 
 
+def test_an_outage_right_behind_a_checkpoint_is_given_as_much_time_as_the_one_before_it(tmp_path: Path) -> None:
+    run = PastRun(tmp_path, checkpoints=(5,)).go_on(7)
+    model, shaky = ahead(run, 4), Shaky(run, "checkpoint.json", down=False)
+    run.delete_aggregate(4)
+    run.delete_aggregate(5)
+    asked: list[int] = []
+
+    def collect(window: Window) -> Collected:
+        asked.append(window - START)
+        shaky.down = True
+        if asked.count(5) == 2:
+            return run.collect(window)
+        raise OutOfSyncError("a payload cannot be had")
+
+    run.catch_up(model, collect=collect, buckets=shaky).follow(lambda: run.opened)
+
+    assert asked == [4, 4, 5, 5]
+    assert_is_live(model, run)
+
+
 def test_a_checkpoint_that_is_wrong_is_still_passed_over_at_once(tmp_path: Path) -> None:
     run, model = PastRun(tmp_path, checkpoints=(2, 4)).go_on(6), new_replica(seed=3)
     run.break_checkpoint(4)
