@@ -16,7 +16,7 @@ from templar_pl.exchange.aggregates import StandingManifest
 from templar_pl.exchange.gather import Gathered
 from templar_pl.exchange.landed import Clock, LandedRecord
 from templar_pl.exchange.publish import Published
-from templar_pl.exchange.record import GRACE_S, SLICE_S, Fetched, PayloadSource, gaps_of, is_gap
+from templar_pl.exchange.record import GRACE_S, SLICE_S, Fetched, PayloadSource, gaps_of
 from templar_pl.exchange.window_values import Collected, GoneError, Identity, Limits, Outgoing
 from templar_pl.protocol.manifest import Manifest
 from templar_pl.protocol.payload import Payload
@@ -144,15 +144,15 @@ class ManifestRecord:
         gone = ""
         try:
             gathered = self._fetch(manifest, [uid for uid in manifest.payloads if uid not in known])
-            gone = gaps_of(window, gathered)
+            # Its aggregator has decoded it: what this node cannot verify counts all the same.
+            gone = gaps_of(window, gathered.skipped.values())
         except OutOfSyncError as error:
             gone = str(error)
         payloads = known | {uid: fetched.payload for uid, fetched in gathered.payloads.items()}
-        skipped = {uid: error for uid, error in gathered.skipped.items() if not is_gap(error)}
         collected = Collected(
             manifest.settlement(),
             {uid: payloads[uid] for uid in sorted(payloads)},
-            dict(sorted((_left_out(manifest) | skipped).items())),
+            dict(sorted(_left_out(manifest).items())),
             gathered.bytes_down + (0 if landed is None else landed.bytes_down),
             standing,
             gone,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -32,8 +32,8 @@ GRACE_S = 15.0
 """Seconds that a window which is about to close is waited for even if the process should end: a window that is sent but
 not applied cannot be saved, and would have to be trained again."""
 
-# What may still differ from node to node although the hash of the payload is agreed; everything else that is
-# wrong with a payload is in its bytes, so that all nodes leave it out alike.
+# What may still differ from node to node although the hash of the payload is agreed on the chain; everything else that
+# is wrong with a payload is in its bytes, so that all nodes leave it out alike.
 NOT_OBTAINED = frozenset({Fault.MISSING, Fault.EARLY, Fault.LATE, Fault.SIZE, Fault.HASH})
 
 
@@ -180,15 +180,14 @@ def is_gap(error: PayloadError | StoreError) -> bool:
     return not isinstance(error, PayloadError) or error.fault in NOT_OBTAINED
 
 
-def gaps_of(window: Window, gathered: Gathered[Fetched]) -> str:
-    """Say which listed payloads of a window could not be had; empty if all could."""
-    gaps = [error for error in gathered.skipped.values() if is_gap(error)]
+def gaps_of(window: Window, gaps: Collection[PayloadError | StoreError]) -> str:
+    """Say why listed payloads of a window could not be had; empty if all could."""
     return f"window {window}: {len(gaps)} agreed payload(s) cannot be had: {'; '.join(map(str, gaps))}" if gaps else ""
 
 
 def refuse_gaps(window: Window, gathered: Gathered[Fetched]) -> None:
     """Refuse a window of which a listed payload could not be had. Raises `OutOfSyncError`."""
-    if gaps := gaps_of(window, gathered):
+    if gaps := gaps_of(window, [error for error in gathered.skipped.values() if is_gap(error)]):
         raise OutOfSyncError(
             f"{gaps}. Start from a checkpoint of a later window, or restore the objects and start again."
         )

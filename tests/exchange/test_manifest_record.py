@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from templar_pl.chain import HotkeySigner, load_or_create_hotkey, verify
-from templar_pl.errors import Fault, ObjectMissingError, OutOfSyncError, PayloadError, StoreError
+from templar_pl.errors import Fault, ObjectMissingError, OutOfSyncError, StoreError
 from templar_pl.exchange import StandingManifest
 from templar_pl.exchange.aggregates import fetch_manifest
 from templar_pl.exchange.manifest_record import SHARE_WHEN_SILENT, Following, ManifestRecord
@@ -277,20 +278,39 @@ def test_a_listed_uid_that_nobody_has_leaves_the_node_behind(scene: Scene) -> No
         alice.record.collect(NOW, None)
 
 
-def test_listed_bytes_that_are_no_payload_are_left_out_by_all_alike(scene: Scene) -> None:
+def garbage(scene: Scene, of: Follower) -> bytes:
+    """Put bytes that are no payload in the place of one; return their hash."""
+    data = bytes(len(of.send().data))
+    MemoryBucket(scene.disk, scene.register[of.uid].address, scene.time).put(key_of(of.uid), data)
+    return hashlib.sha256(data).digest()
+
+
+def of_another_hotkey(scene: Scene, of: Follower) -> bytes:
+    """Send a payload, whose uid has another hotkey in the register that is known; return its hash."""
+    sent, stranger = of.send(), load_or_create_hotkey(scene.folder, "stranger")
+    scene.register[of.uid] = replace(scene.register[of.uid], hotkey=stranger.hotkey, public_key=stranger.public_key)
+    return sent.sha256
+
+
+@pytest.mark.parametrize("listed", [garbage, of_another_hotkey])
+def test_a_listed_payload_that_this_node_cannot_verify_leaves_it_behind(
+    scene: Scene, listed: Callable[[Scene, Follower], bytes]
+) -> None:
     alice, bob, carol = scene.join(*NAMES)
-    garbage = bytes(len(alice.send().data))
-    MemoryBucket(scene.disk, "alice", scene.time).put(key_of(alice.uid), garbage)
     sent = bob.send()
-    scene.publish({alice.uid: hashlib.sha256(garbage).digest(), bob.uid: sent.sha256})
+    hashes = {alice.uid: listed(scene, alice), bob.uid: sent.sha256}
+    scene.publish(hashes)
 
-    collected = []
     for scene.store_time in (LIVE, PAST):
-        collected += [bob.record.collect(NOW, sent), carol.record.collect(NOW, None)]
+        for follower, own in ((bob, sent), (carol, None)):
+            with pytest.raises(GoneError, match=r"1 agreed payload\(s\) cannot be had: peer 0") as caught:
+                follower.record.collect(NOW, own)
 
-    assert [list(c.payloads) for c in collected] == [[bob.uid]] * 4
-    assert {type(c.skipped[alice.uid]) for c in collected} == {PayloadError}
-    assert {str(c.skipped[alice.uid]) for c in collected} == {str(collected[0].skipped[alice.uid])}
+            collected = caught.value.collected
+            assert list(collected.payloads) == [bob.uid]
+            assert collected.skipped.keys() == {carol.uid}
+            assert collected.settlement.payloads == hashes
+            assert collected.gone == str(caught.value)
 
 
 def other_signer(scene: Scene) -> None:
