@@ -33,6 +33,17 @@ class OwnMomentum:
         self.place = 0
         """Windows of the run whose own payloads it knows of; NEVER if it does not know of them all."""
 
+        self._made: Outgoing | None = None
+
+    def keep(self, outgoing: Outgoing, place: int) -> None:
+        """Know of what was made for a window until that is settled: it may land though the put fails.
+
+        Args:
+            outgoing: the payload, whatever becomes of it.
+            place: windows of the run whose own payloads are known of with it.
+        """
+        self._made, self.place = outgoing, place
+
     def forget(self) -> None:
         """Start at zero: nothing is known of what was sent."""
         for momentum in self._codec.momentum.values():
@@ -83,7 +94,10 @@ class OwnMomentum:
         """
         window, counts = collected.settlement.window, collected.payloads.get(uid)
         listed = collected.settlement.payloads.get(uid)
-        if counts is None and listed is not None and collected.gone and uid not in collected.skipped and is_open:
+        made, self._made = self._made, None
+        if counts is None and own is None and made is not None and listed == made.sha256:
+            counts = made.payload  # it cannot be had, and need not be
+        if counts is None and listed is not None and collected.gone and is_open:
             log.warning("window %d: the own payload counts and cannot be had: the momentum starts at zero", window)
             self.forget()
             return

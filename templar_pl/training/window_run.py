@@ -223,7 +223,7 @@ class WindowRun:
         outgoing, sending = self.opened.round_trip.compress_(
             self.window, training, gradients, lr, may_upload=self._may_upload()
         )
-        self.momentum.place = self.applied + 1
+        self.momentum.keep(outgoing, self.applied + 1)
         self.phases.enter(Phase.GATHER)
         try:
             self.opened.chain.wait_for_uploads(self.seconds_left)

@@ -111,6 +111,33 @@ def test_of_an_own_payload_that_counts_and_is_gone_the_momentum_keeps_nothing(mi
     assert momentum.place < 0
 
 
+def test_of_a_payload_taken_for_not_sent_that_counts_and_is_gone_only_what_it_says_is_let_go_of(miner: Miner) -> None:
+    momentum, before, sent, left = prepared(miner)
+    momentum.keep(sent, 1)
+    miner.codec.restore_()
+    assert equal(miner.momentum(), before)
+    window = replace(window_of(None, has_manifest=True), gone="the own one cannot be had")
+    window.settlement.payloads[MINE] = sent.sha256
+
+    momentum.settle(window, miner.uid, None, is_open=True)
+
+    assert equal(miner.momentum(), left)
+    assert momentum.place == 1
+
+
+def test_what_was_made_for_a_window_is_known_of_in_no_other(miner: Miner) -> None:
+    momentum, _, sent, _ = prepared(miner)
+    momentum.keep(sent, 1)
+    miner.codec.restore_()
+    momentum.settle(window_of(None, has_manifest=True), miner.uid, None, is_open=True)
+    window = replace(window_of(None, has_manifest=True), gone="the own one cannot be had")
+    window.settlement.payloads[MINE] = sent.sha256
+
+    momentum.settle(window, miner.uid, None, is_open=True)
+
+    assert all(not tensor.any() for tensor in miner.momentum().values())
+
+
 def test_the_place_and_the_coefficients_are_saved_together(miner: Miner) -> None:
     momentum, _, _, left = prepared(miner)
     momentum.place = 7
