@@ -86,10 +86,7 @@ class PastWindows:
         if self._is_swept:
             return
         self._is_swept = True
-        with explained("delete", self._folder):
-            for path in self._folder.glob("[0-9]" * 9 + ".bin*"):
-                if path.name < f"{window:09d}":
-                    path.unlink()
+        sweep(self._folder, window)
 
     def _begun(self, window: Window) -> BackgroundCall[PastWindow]:
         """Return the call that fetches a window, begun if it was not; one at a time writes into the folder."""
@@ -119,6 +116,14 @@ class PastWindows:
                 path.unlink()
             raise
         return path
+
+
+def sweep(folder: Path, window: Window) -> None:
+    """Delete what `download` left in a folder of windows before this one. Raises `StoreError`."""
+    with explained("delete", folder):
+        for path in folder.glob("[0-9]" * 9 + ".bin*"):
+            if path.name < f"{window:09d}":
+                path.unlink()
 
 
 def download(source: AggregateSource, standing: StandingManifest, shapes: Shapes, folder: Path) -> Path:

@@ -22,7 +22,7 @@ from templar_pl.exchange.record import GRACE_S, SLICE_S
 from templar_pl.exchange.round_trip import RoundTrip
 from templar_pl.exchange.window_values import Collected, GoneError, Limits, Outgoing
 from templar_pl.protocol.agreement import Settlement
-from templar_pl.training.past_windows import download, in_background, wait_for
+from templar_pl.training.past_windows import download, in_background, sweep, wait_for
 from templar_pl.training.phases import Phase, PhaseClock
 from templar_pl.training.trail import Trail
 from templar_pl.units import Window
@@ -134,9 +134,11 @@ class Receiver:
             threading.Event().wait(min(SLICE_S, left_s))
 
     def _fetch(self, standing: StandingManifest, check_interrupt: Callable[[], None]) -> Path:
-        source, folder = self._trail.aggregates(), self._trail.folder
+        # Not where a catch-up has its files, which are of the same names.
+        source, folder = self._trail.aggregates(), self._trail.folder / "live"
         if source is None:
             raise ObjectMissingError("the aggregator has no bucket that the chain knows of")
+        sweep(folder, standing.manifest.window)
         call = in_background(lambda: download(source, standing, self._shapes, folder), name="aggregate")
         return wait_for(call, check_interrupt)
 

@@ -83,7 +83,7 @@ def test_the_aggregate_gives_the_bits_of_the_payloads_and_is_counted_and_said(
     assert one.aggregates == 1
     assert "1 payload cannot be had; its aggregate is applied instead" in caplog.text
     assert phases.phase is Phase.MODEL_UPDATE
-    assert not list((run.folder / "catch-up").iterdir())
+    assert list((run.folder / "catch-up").rglob("*")) == [run.folder / "catch-up" / "live"]
 
 
 def test_an_aggregate_is_waited_for_until_the_next_window_is_over(run: PastRun) -> None:
@@ -143,7 +143,7 @@ def test_an_aggregate_that_is_malformed_is_not_applied(run: PastRun, place: int)
     with pytest.raises(OutOfSyncError, match="its aggregate neither"):
         receiver(run, wait_s=60.0).update(gone(run), PhaseClock())
 
-    assert not list((run.folder / "catch-up").iterdir())
+    assert list((run.folder / "catch-up").rglob("*")) == [run.folder / "catch-up" / "live"]
 
 
 def test_the_aggregate_of_another_manifest_is_not_waited_for(run: PastRun) -> None:
@@ -153,6 +153,27 @@ def test_the_aggregate_of_another_manifest_is_not_waited_for(run: PastRun) -> No
 
     with pytest.raises(OutOfSyncError, match=r"is of manifest .*, must be of 0000"):
         receiver(run, wait_s=60.0).update(other, PhaseClock())
+
+
+def test_files_of_a_catch_up_are_not_touched_by_one_that_takes_part(run: PastRun) -> None:
+    theirs = run.folder / "catch-up" / f"{START + LAST:09d}.bin"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"that of the catch-up")
+
+    receiver(run).update(gone(run), PhaseClock())
+
+    assert theirs.read_bytes() == b"that of the catch-up"
+
+
+def test_what_an_earlier_life_left_of_aggregates_is_deleted_before_the_first_one_is_fetched(run: PastRun) -> None:
+    live = run.folder / "catch-up" / "live"
+    live.mkdir(parents=True)
+    (live / f"{START:09d}.bin").write_bytes(b"whole")
+    (live / f"{START + 1:09d}.bin.part").write_bytes(b"some")
+
+    receiver(run).update(gone(run), PhaseClock())
+
+    assert not list(live.iterdir())
 
 
 def test_a_window_whose_payloads_are_all_there_needs_no_aggregate(
