@@ -152,6 +152,8 @@ def warn_of_short_windows(delta_s: float, window_s: float) -> None:
     """Say so if a node that missed a window of `window_s` seconds may never come back.
 
     What a window was is known some time after its end. If the next one is over by then, who waited cannot train in it.
+    Reckoned is with the end of uploads and LOOK_S. Who follows an aggregator waits for its manifest as long as `wait_s`
+    after the end of uploads, which is not reckoned with: it comes in a moment where the aggregator keeps up.
     """
     known_s = delta_s + LOOK_S
     if window_s <= known_s:

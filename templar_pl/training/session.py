@@ -267,6 +267,8 @@ def what_became_of_own(collected: Collected, uid: Uid, failure: str) -> str:
         return ""  # maybe it had landed, and only the answer was lost
     if failure or collected.standing is None:
         return failure
+    if uid in collected.settlement.payloads:
+        return "the manifest lists another one of this node, which cannot be had"
     error = collected.skipped.get(uid)
     return "the manifest does not list it" if error is None else reason_of(error)
 

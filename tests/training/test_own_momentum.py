@@ -12,6 +12,7 @@ from torch import Tensor
 from templar_pl.exchange.window_values import Collected, Outgoing
 from templar_pl.protocol.agreement import Settlement
 from templar_pl.training.own_momentum import OwnMomentum
+from templar_pl.training.session import what_became_of_own
 from templar_pl.units import Uid
 from tests.exchange.landed_worlds import CLOSED, NOW, OPEN, Miner, World
 from tests.exchange.manifests import standing_manifest
@@ -175,3 +176,14 @@ def test_a_node_that_goes_ahead_knows_of_all_that_it_sent_before(miner: Miner) -
     momentum.go_to(7)
 
     assert momentum.place == 7
+
+
+def test_a_report_tells_an_own_payload_that_is_not_listed_from_another_one_that_is(miner: Miner) -> None:
+    sent = miner.send()
+    another = replace(window_of(None, has_manifest=True), gone="the own one cannot be had")
+    another.settlement.payloads[MINE] = bytes(32)
+
+    assert what_became_of_own(window_of(sent, has_manifest=True), MINE, "") == ""
+    assert what_became_of_own(window_of(None, has_manifest=True), MINE, "") == "the manifest does not list it"
+    assert what_became_of_own(another, MINE, "").startswith("the manifest lists another one of this node")
+    assert what_became_of_own(another, MINE, "the put failed") == "the put failed"
