@@ -36,10 +36,22 @@ class CopyGuide:
         aggregates = self._trail.aggregates()
         return None if aggregates is None else said_before(aggregates, window, self._trail.start_window)
 
+    def start(self) -> str:
+        """Go to the newest checkpoint from which the run can be followed, if there is one.
+
+        Returns:
+            Why the run cannot be followed from here, in at most 120 characters; empty if it may be.
+
+        Raises:
+            OutOfSyncError: as `recover`.
+        """
+        since = self._since()
+        if self._catch_up.restart(since=since) or since <= self.window:
+            return ""
+        return f"no checkpoint leads on: payloads before window {since}, and manifests of then, are gone"
+
     def recover(self, until: Window, *, is_vain: bool) -> str:
         """Go to a checkpoint from which the windows up to one can be applied.
-
-        Without an aggregator they are replayed, so one that is older than all payloads is of no use.
 
         Args:
             until: window of the newest checkpoint that is taken.
@@ -53,5 +65,14 @@ class CopyGuide:
         """
         if is_vain:
             self._catch_up.distrust_checkpoint()
-        since = self._trail.start_window if self._trail.aggregates() is not None else self._oldest_payloads()
-        return "" if self._catch_up.restart(is_lost=True, since=since, until=until) else self._catch_up.reasons
+        is_loaded = self._catch_up.restart(is_lost=True, since=self._since(), until=until)
+        return "" if is_loaded else self._catch_up.reasons
+
+    def _since(self) -> Window:
+        """Return the window of the oldest checkpoint from which all windows can be applied.
+
+        Manifests have no gaps, but may have ended long ago. Where they do not reach the oldest payloads, what lies
+        between cannot be had, so a checkpoint that is older than those is of no use.
+        """
+        oldest = self._oldest_payloads()
+        return oldest if self.said_before(oldest) is None else self._trail.start_window

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from templar_pl.config import ScoringConfig
+from templar_pl.errors import OutOfSyncError
 from templar_pl.protocol import EvaluationNote
 from templar_pl.protocol.payload import Payload
 from templar_pl.roles.score_records import note_losses
@@ -82,6 +83,7 @@ class OwnCopy:
         self.times_lost = 0
         """In this life."""
 
+        self._is_vain = False  # whether the checkpoint that was loaded last led to wrong parameters
         self._is_proven = True  # whether a miner had the same parameters since a checkpoint was loaded last
 
     @property
@@ -92,13 +94,22 @@ class OwnCopy:
     def follow(self, window: Window, lineage: Lineage) -> Lineage:
         """Go to the parameters before a window, unless they lie behind; return what they were on the way.
 
-        A copy that is lost starts from a checkpoint first, if there is one.
+        A copy that is lost starts from a checkpoint first, if there is one; where that leads nowhere it stays lost.
 
         Raises:
-            OutOfSyncError: it is impossible.
+            OutOfSyncError: it is impossible, for a copy that was not lost.
         """
-        if self.lost:
+        if not (lost := self.lost):
+            return self._follow(window, lineage)
+        try:
             self._recover(window)
+            return self._follow(window, lineage)
+        except OutOfSyncError as error:
+            self.lost = lost
+            log.warning("window %d: the own copy stays lost, asking again with the next window: %s", window, error)
+            return lineage
+
+    def _follow(self, window: Window, lineage: Lineage) -> Lineage:
         max_steps = self._scoring.sync_max_steps_behind
         first = max(self.window, window - math.ceil(min(max_steps, window)))
         for place in range(min(first, window), window + 1):
@@ -127,7 +138,9 @@ class OwnCopy:
         return self.lost
 
     def _lose(self, window: Window, others: tuple[Uid, ...]) -> None:
-        self.times_lost += not self.lost
+        if not self.lost:
+            self.times_lost += 1
+            self._is_vain = not self._is_proven
         self.lost = f"{len(others)} miners agree on other parameters than those of the own copy"
         log.warning(
             "window %d: uids %s agree on other parameters than those of the own copy, and nobody has its own: nothing "
@@ -139,14 +152,14 @@ class OwnCopy:
 
     def _recover(self, window: Window) -> None:
         """Start from a checkpoint; one from which no miner was ever met is not taken again."""
-        why = self._guide.recover(window, is_vain=not self._is_proven)
+        why = self._guide.recover(window, is_vain=self._is_vain)
         if why:
             log.warning("window %d: the own copy stays lost, asking again with the next window: %s", window, why)
             return
         log.warning(
             "window %d: the own copy was lost, and starts from the checkpoint of window %d", window, self.window
         )
-        self._is_proven, self.lost = False, ""
+        self._is_proven, self._is_vain, self.lost = False, False, ""
 
     def evaluate(self, sighting: Sighting, uids: Iterable[Uid], draw: Draw) -> Evaluated:
         """Try the payloads of some miners, each alone; the model is as before afterwards.

@@ -103,9 +103,10 @@ class _Bench:
         checkpoints = self._checkpoints()
         trail = self._trail()
         catch_up = CatchUp(self._replica, self._replica.codec, trail, self._limits)
-        catch_up.restart()
         guide = CopyGuide(catch_up, trail, self._oldest_payloads)
+        lost = guide.start()
         copy = OwnCopy(self._replica, guide, self._loader(), self._numbers.scoring, self._patience)
+        copy.lost = lost
         publisher, journal = self._publisher()
         own, connection = self._identity, self._connection
         lookout = Lookout(connection.chain, connection.buckets, own.run, self._source, self._patience)

@@ -57,7 +57,9 @@ class Hidden:
 class Lonely:
     """Such a validator, in its first or in a later life, whose gather can be made to miss a miner."""
 
-    def __init__(self, world: World, folder: Path) -> None:
+    def __init__(
+        self, world: World, folder: Path, *, aggregator: Peer | None = None, keep_windows: int = KEEP_WINDOWS
+    ) -> None:
         self.world, self._replica = world, world.replica()
         self._hidden = Hidden(world.buckets)
         self.misses: list[int] = []
@@ -66,6 +68,7 @@ class Lonely:
         self.times_lost = 0
 
         identity, limits = limits_and_identity(world, timeout_s=1.0)
+        limits = replace(limits, keep_windows=keep_windows)
         source = PayloadSource(self._replica.codec, identity, self._hidden, limits)
         own = world.buckets.own
         record = LandedRecord(
@@ -88,7 +91,7 @@ class Lonely:
             start_window=Window(0),
             verify=verify,
             buckets=world.buckets,
-            aggregator=lambda: None,
+            aggregator=lambda: aggregator,
             leaders=lambda: [me],
             collect=collect,
             folder=folder / "fetched",
@@ -97,10 +100,11 @@ class Lonely:
         self._checkpoints = NetworkCheckpoints(
             own(), author, folder / "checkpoints", start_window=Window(0), frequency=FREQUENCY, keep=9
         )
-        catch_up = CatchUp(self._replica, self._replica.codec, trail, replace(limits, keep_windows=KEEP_WINDOWS))
-        catch_up.restart()
-        guide = CopyGuide(catch_up, trail, lambda: Window(max(0, world.chain.window() + 1 - KEEP_WINDOWS)))
-        self._scorer, self.journal = validator_of(world, folder, replica=self._replica, guide=guide, note=self._note)
+        catch_up = CatchUp(self._replica, self._replica.codec, trail, limits)
+        guide = CopyGuide(catch_up, trail, lambda: Window(max(0, world.chain.window() + 1 - keep_windows)))
+        self._scorer, self.journal = validator_of(
+            world, folder, replica=self._replica, guide=guide, note=self._note, lost=guide.start()
+        )
 
     @property
     def fingerprint(self) -> bytes:

@@ -225,6 +225,7 @@ def validator_of(
     replica: Replica | None = None,
     guide: Guide | None = None,
     note: Callable[[OwnCopy], None] = lambda copy: None,
+    lost: str = "",
 ) -> tuple[Scorer, Journal]:
     """Return a validator of a world, in its first or in a later life."""
     patience = Patience(1.0, lambda: None)
@@ -235,6 +236,7 @@ def validator_of(
     lookout = Lookout(world.chain, world.buckets, RUN, source, patience)
     publisher = ScorePublisher(world.buckets.own(), world.chain, RUN, world.validator, journal=journal, keep_windows=40)
     copy = OwnCopy(replica, guide or Replay(world, replica), loader(), world.hparams.scoring, patience)
+    copy.lost = lost
     run = Run(RUN, replica.digest, Window(0), replica.codec.grids, world.hparams, world.validator)
     parts = Parts(world.chain, copy, lookout, journal, publisher, patience)
     return Scorer(run, parts, lambda: note(copy)), journal

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from templar_pl.chain import verify
+from templar_pl.errors import OutOfSyncError
 from templar_pl.exchange import LocalBuckets, fetch_score_record
 from templar_pl.protocol import EvaluationNote, Peer, ScoreRecord
 from templar_pl.training.replica import Replica
@@ -105,6 +107,61 @@ def test_a_validator_without_any_checkpoint_judges_what_needs_no_copy(
     assert [(cut.uid, cut.reason) for cut in record_of(world, 3).penalties] == [(1, "missing")]
     assert journal.read().lineage.prints == {}
     assert caplog.text.count("the own copy stays lost, asking again") == 3
+
+
+def test_a_lost_validator_whose_aggregator_died_stays_lost_also_in_its_next_life(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    miner = world.miners[0]
+    dead = Peer(miner.uid, miner.signer.hotkey, miner.signer.public_key, miner.signer.hotkey)
+    folder = world.folder / "lonely"
+    lonely = Lonely(world, folder, aggregator=dead, keep_windows=3)
+    lonely.misses = [4]
+
+    with caplog.at_level(logging.WARNING, "templar_pl"):
+        lonely.judge(*range(2, 7))
+        Lonely(world, folder, aggregator=dead, keep_windows=3).judge(7)
+
+    assert [is_evaluated(world, window) for window in range(2, 8)] == [True] * 3 + [False] * 3
+    assert [record_of(world, window).penalties for window in range(2, 8)] == [()] * 6
+    assert "window 6: the own copy stays lost, asking again with the next window" in caplog.text
+    assert "window 7: the own copy stays lost, asking again with the next window" in caplog.text
+    assert "no checkpoint leads on: payloads before window" in str(record_of(world, 7).evaluation)
+
+
+class Dwindling(Replay):
+    """Goes to a checkpoint from which the windows cannot be applied, the first time."""
+
+    def __init__(self, world: World, replica: Replica) -> None:
+        super().__init__(world, replica)
+        self.recoveries: list[bool] = []
+
+    def follow(self, now: Callable[[], Window]) -> None:
+        if len(self.recoveries) == 1:
+            raise OutOfSyncError("window 1 cannot be applied")
+        super().follow(now)
+
+    def recover(self, until: Window, *, is_vain: bool) -> str:
+        self.recoveries.append(is_vain)
+        return ""
+
+
+def test_a_checkpoint_that_leads_nowhere_leaves_the_copy_lost_until_the_next_window(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica = world.replica()
+    guide = Dwindling(world, replica)
+    scorer, _ = validator_of(world, replica=replica, guide=guide, lost="nobody knows")
+
+    with caplog.at_level(logging.WARNING, "templar_pl"):
+        for window in (2, 3):
+            world.open(window + 2)
+            scorer.run(1)
+
+    assert record_of(world, 2).evaluation == "nobody knows"
+    assert "window 2: the own copy stays lost, asking again with the next window: window 1 cannot" in caplog.text
+    assert is_evaluated(world, 3)
+    assert guide.recoveries == [False, False]  # it did not lead to wrong parameters
 
 
 class Trusting(Replay):
