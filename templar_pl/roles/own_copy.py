@@ -84,12 +84,18 @@ class OwnCopy:
         """In this life."""
 
         self._is_vain = False  # whether the checkpoint that was loaded last led to wrong parameters
-        self._is_proven = True  # whether a miner had the same parameters since a checkpoint was loaded last
+        # Whether a miner had the same parameters since a checkpoint was loaded last; the first ones are everybody's.
+        self._is_proven = replica.applied == 0
 
     @property
     def window(self) -> Window:
         """The window to be applied next."""
         return self._guide.window
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the parameters may be published: not lost, and met by a miner since a checkpoint was loaded last."""
+        return self._is_proven and not self.lost
 
     def follow(self, window: Window, lineage: Lineage) -> Lineage:
         """Go to the parameters before a window, unless they lie behind; return what they were on the way.

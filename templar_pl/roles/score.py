@@ -114,7 +114,7 @@ class _Bench:
         parts = Parts(connection.chain, copy, lookout, journal, publisher, self._patience)
 
         def note() -> None:
-            if checkpoints is not None and not copy.lost:
+            if checkpoints is not None and copy.is_proven:
                 checkpoints.offer(self._replica.applied, self._replica.state)
 
         try:

@@ -118,5 +118,5 @@ class Lonely:
 
     def _note(self, copy: OwnCopy) -> None:
         self.times_lost = copy.times_lost
-        if not copy.lost:
+        if copy.is_proven:
             self._checkpoints.offer(self._replica.applied, self._replica.state)

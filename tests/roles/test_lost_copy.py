@@ -67,8 +67,36 @@ def test_wrong_parameters_are_never_published(world: World) -> None:
 
     lonely.judge(*range(2, 8))
 
-    published = {path.parent.name for path in world.folder.glob(f"store/*/{RUN}/checkpoint/*/checkpoint.json")}
-    assert published == {f"{window:09d}" for window in (2, 4)}  # before 6 the own copy was lost
+    assert published(world) == {f"{window:09d}" for window in (2, 4)}  # before 6 the own copy was lost
+
+
+def published(world: World) -> set[str]:
+    return {path.parent.name for path in world.folder.glob(f"store/*/{RUN}/checkpoint/*/checkpoint.json")}
+
+
+def test_parameters_that_no_miner_had_since_a_checkpoint_was_loaded_are_not_published(world: World) -> None:
+    lonely = Lonely(world, world.folder / "lonely")
+    lonely.misses = [4, 4]  # also when it is replayed
+    for miner in world.miners[:2]:  # one alone cannot tell that the own copy is wrong again
+        miner.buckets.own().delete([f"{RUN}/payload/000000006/{miner.uid}.bin"])
+
+    lonely.judge(*range(2, 7))
+
+    assert lonely.times_lost == 1
+    assert published(world) == {"000000002", "000000004"}
+
+
+def test_parameters_after_a_start_from_a_checkpoint_are_not_published_either(world: World) -> None:
+    Lonely(world, world.folder / "lonely").judge(2, 3, 4)
+    lonely = Lonely(world, world.folder / "lonely")
+    lonely.misses = [4]
+    for miner in world.miners[:2]:
+        for window in (5, 6):
+            miner.buckets.own().delete([f"{RUN}/payload/00000000{window}/{miner.uid}.bin"])
+
+    lonely.judge(5, 6)
+
+    assert published(world) == {"000000002", "000000004"}
 
 
 def test_a_checkpoint_that_leads_elsewhere_again_is_not_taken_a_third_time(
