@@ -10,7 +10,7 @@ from templar_pl.exchange.credentials import (
     run_store_from,
 )
 from templar_pl.exchange.gather import Gathered, Interval, Request, gather
-from templar_pl.exchange.judgements import fetch_peer_list, fetch_score_record, publish_peer_list
+from templar_pl.exchange.judgements import fetch_peer_list, fetch_score_record, publish_peer_list, standing_peer_list
 from templar_pl.exchange.large_objects import FileDigest, LargeBucket, LargeReader
 from templar_pl.exchange.local_store import LocalBucket, LocalBuckets, LocalReader
 from templar_pl.exchange.publish import Published, publish
@@ -58,4 +58,5 @@ __all__ = [
     "publish_run_file",
     "read_aggregate",
     "run_store_from",
+    "standing_peer_list",
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from templar_pl.errors import DocumentError, Fault, OversizedError
-from templar_pl.exchange.store import Bucket, PeerBuckets
+from templar_pl.errors import DocumentError, Fault, ObjectMissingError, OversizedError
+from templar_pl.exchange.store import Bucket, BucketReader, PeerBuckets
 from templar_pl.protocol import (
     MAX_PEER_LIST_BYTES,
     MAX_SCORE_BYTES,
@@ -51,6 +51,36 @@ def fetch_peer_list(buckets: PeerBuckets, peer: Peer, run: str, verify: Verify) 
     read = _Read(buckets, peer, verify, MAX_PEER_LIST_BYTES)
     peer_list = read.document(peers_key(run), decode_peer_list)
     read.refuse_other(peers_key(run), peer_list.run, run, Fault.RUN)
+    return peer_list
+
+
+def standing_peer_list(bucket: BucketReader, run: str, public_key: bytes, verify: Verify) -> PeerListFile | None:
+    """Read the list of peers that stands in the own bucket.
+
+    Args:
+        bucket: the own bucket.
+        run: name of the run.
+        public_key: of the own hotkey, 32 bytes.
+        verify: checks a signature.
+
+    Returns:
+        None if there is none.
+
+    Raises:
+        DocumentError: what is there is not the own list of this run.
+        StoreError: the store failed.
+    """
+    key = peers_key(run)
+    try:
+        signed_by, peer_list = decode_peer_list(bucket.get(key, max_bytes=MAX_PEER_LIST_BYTES), verify)
+    except ObjectMissingError:
+        return None
+    except OversizedError as error:
+        raise DocumentError(str(error), fault=Fault.SIZE) from error
+    if signed_by != public_key:
+        raise DocumentError(f"{key} is signed by {signed_by.hex()}, must be by {public_key.hex()}", fault=Fault.SENDER)
+    if peer_list.run != run:
+        raise DocumentError(f"{key} is of run {peer_list.run!r}, must be of {run!r}", fault=Fault.RUN)
     return peer_list
 
 

@@ -47,6 +47,7 @@ from templar_pl.protocol.payload import Expected, Payload, decode_payload, encod
 from templar_pl.protocol.peer import Peer
 from templar_pl.protocol.peer_list_file import (
     MAX_PEER_LIST_BYTES,
+    HeldList,
     PeerListFile,
     decode_peer_list,
     encode_peer_list,
@@ -82,6 +83,7 @@ __all__ = [
     "Exclusion",
     "Expected",
     "Header",
+    "HeldList",
     "JsonMap",
     "JsonValue",
     "Manifest",

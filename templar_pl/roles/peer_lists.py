@@ -31,7 +31,8 @@ class PeerLists:
         """
         self._register, self._buckets, self._validator = register, buckets, validator
         self._run, self._verify = run, verify
-        self._lists: dict[Window, PeerListFile] = {}
+        self._lists: dict[Window, tuple[Uid, ...]] = {}
+        self._newest: PeerListFile | None = None
         self._is_failing = False
 
     def look(self) -> None:
@@ -46,14 +47,22 @@ class PeerLists:
             self._is_failing = True
             return
         self._is_failing = False
-        if found is not None and self._lists.get(found.effective_from) != found:
-            self._lists[found.effective_from] = found
+        if found is None:
+            return
+        for earlier in found.lists:
+            self._lists.setdefault(earlier.effective_from, earlier.uids)
+        if found != self._newest:
+            self._newest, self._lists[found.effective_from] = found, found.uids
             log.info("from window %d on peers are %s, says the validator", found.effective_from, list(found.uids))
 
     def members(self, window: Window) -> frozenset[Uid] | None:
-        """Return whose payloads of a window count; None where no list, or an empty one, is in force."""
-        begun = [start for start in self._lists if start <= window]
-        uids = self._lists[max(begun)].uids if begun else ()
+        """Return whose payloads of a window count; None where no list, or an empty one, is in force.
+
+        Before all lists that are known the oldest of them counts: whom the validator kept off then it hardly let in.
+        """
+        known = sorted(self._lists)
+        begun = [start for start in known if start <= window] or known[:1]
+        uids = self._lists[begun[-1]] if begun else ()
         return frozenset(uids) or None
 
     def _read(self, validator: Hotkey) -> PeerListFile | None:

@@ -135,8 +135,7 @@ class _Bench:
         publisher = ScorePublisher(
             connection.buckets.own(),
             connection.chain,
-            own.run,
-            own.signer,
+            own,
             journal=journal,
             keep_windows=self._numbers.window.stale_retention,
         )

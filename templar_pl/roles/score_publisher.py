@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from templar_pl.chain import Chain
 from templar_pl.config import ScoringConfig
-from templar_pl.errors import ChainError, StoreError
-from templar_pl.exchange import Bucket, Retention, publish_peer_list
-from templar_pl.protocol import PeerListFile, Signer, score_keys
+from templar_pl.errors import ChainError, DocumentError, StoreError
+from templar_pl.exchange import Bucket, Retention, publish_peer_list, standing_peer_list
+from templar_pl.exchange.window_values import Identity
+from templar_pl.protocol import PeerListFile, score_keys
 from templar_pl.roles.score_journal import Journal, Knowledge
 from templar_pl.scoring import PeerList
 from templar_pl.units import Window
@@ -31,22 +32,19 @@ def are_weights_due(window: Window, weights_window: Window, period: int) -> bool
 class ScorePublisher:
     """Publishes what follows from the windows that were judged."""
 
-    def __init__(
-        self, bucket: Bucket, chain: Chain, run: str, signer: Signer, *, journal: Journal, keep_windows: int
-    ) -> None:
+    def __init__(self, bucket: Bucket, chain: Chain, own: Identity, *, journal: Journal, keep_windows: int) -> None:
         """Store the parts.
 
         Args:
             bucket: the own bucket.
             chain: takes the weights.
-            run: name of the run, the first part of all keys.
-            signer: the own hotkey.
+            own: name of the run, the first part of all keys, and the own hotkey.
             journal: knows what is to be published.
-            keep_windows: windows that records stay in the bucket.
+            keep_windows: windows that records stay in the bucket, and lists are told of.
         """
-        self._bucket, self._chain, self._run, self._signer = bucket, chain, run, signer
-        self._journal = journal
-        self._retention = Retention(bucket, {score_keys(run): keep_windows})
+        self._bucket, self._chain, self._own = bucket, chain, own
+        self._journal, self._keep_windows = journal, keep_windows
+        self._retention = Retention(bucket, {score_keys(own.run): keep_windows})
         self._listed: PeerList | None = None
 
     def publish(self, knowledge: Knowledge, scoring: ScoringConfig) -> Knowledge:
@@ -74,7 +72,7 @@ class ScorePublisher:
 
     def _put_record(self, window: Window, record: bytes) -> bool:
         try:
-            self._bucket.put_once(score_keys(self._run).key(window), record)
+            self._bucket.put_once(score_keys(self._own.run).key(window), record)
         except StoreError as error:
             log.warning("window %d: its record is published later: %s", window, error)
             return False
@@ -86,15 +84,25 @@ class ScorePublisher:
         window, peers = knowledge.scoring.window, knowledge.scoring.peer_list
         if not peers.uids or peers == self._listed:
             return
-        listed = PeerListFile(run=self._run, window=window, effective_from=peers.effective_from, uids=peers.uids)
+        listed = PeerListFile(run=self._own.run, window=window, effective_from=peers.effective_from, uids=peers.uids)
         try:
-            publish_peer_list(self._bucket, listed, self._signer)
+            listed = listed.after(self._standing(), Window(window - self._keep_windows))
+            publish_peer_list(self._bucket, listed, self._own.signer)
         except StoreError as error:
             log.warning("window %d: the list of peers is published later: %s", window, error)
             return
         self._listed = peers
         uids = ", ".join(map(str, peers.uids))
         log.info("window %d: from window %d on, peers are uids %s", window, peers.effective_from, uids)
+
+    def _standing(self) -> PeerListFile | None:
+        """Return the list that was published last, also in an earlier life. Raises `StoreError`."""
+        own = self._own
+        try:
+            return standing_peer_list(self._bucket, own.run, own.signer.public_key, own.verify)
+        except DocumentError as error:
+            log.warning("the own list of peers is replaced, and those before it are forgotten: %s", error)
+            return None
 
     def _set_weights(self, knowledge: Knowledge, scoring: ScoringConfig) -> Knowledge:
         """Set weights; as long as nobody has earned any, what is set stays, and they stay due."""

@@ -10,6 +10,7 @@ from templar_pl.errors import Fault
 from templar_pl.protocol import (
     UNKNOWN,
     EvaluationNote,
+    HeldList,
     JsonMap,
     MeasuredLosses,
     PeerListFile,
@@ -143,13 +144,23 @@ def slow_score_record(record: ScoreRecord) -> bytes:
     return slow_document("scores", score_statement(record), HashSigner())
 
 
-peer_lists = st.builds(
-    PeerListFile,
-    run=runs,
-    window=windows,
-    effective_from=windows,
-    uids=st.sets(uids, max_size=8).map(lambda chosen: tuple(sorted(chosen))),
-)
+ascending_uids = st.sets(uids, max_size=8).map(lambda chosen: tuple(sorted(chosen)))
+
+
+@st.composite
+def _peer_lists(draw: st.DrawFn) -> PeerListFile:
+    starts = sorted(draw(st.sets(windows, min_size=1, max_size=6)))
+    earlier = tuple(HeldList(start, draw(ascending_uids)) for start in starts[:-1])
+    return PeerListFile(
+        run=draw(runs),
+        window=draw(windows),
+        effective_from=starts[-1],
+        uids=draw(ascending_uids),
+        earlier=earlier or None,
+    )
+
+
+peer_lists = _peer_lists()
 
 
 def peer_list(**changes: object) -> PeerListFile:
@@ -163,9 +174,14 @@ def peer_list(**changes: object) -> PeerListFile:
 
 
 def peer_list_statement(wanted: PeerListFile) -> JsonMap:
-    return {
+    statement: JsonMap = {
         "effective_from": wanted.effective_from,
         "run": wanted.run,
         "uids": list(wanted.uids),
         "window": wanted.window,
     }
+    if wanted.earlier is not None:
+        statement["earlier"] = [
+            {"effective_from": each.effective_from, "uids": list(each.uids)} for each in wanted.earlier
+        ]
+    return statement

@@ -234,7 +234,7 @@ def validator_of(
     identity, limits = limits_and_identity(world)
     source = PayloadSource(replica.codec, identity, world.buckets, limits)
     lookout = Lookout(world.chain, world.buckets, RUN, source, patience)
-    publisher = ScorePublisher(world.buckets.own(), world.chain, RUN, world.validator, journal=journal, keep_windows=40)
+    publisher = ScorePublisher(world.buckets.own(), world.chain, identity, journal=journal, keep_windows=40)
     copy = OwnCopy(replica, guide or Replay(world, replica), loader(), world.hparams.scoring, patience)
     copy.lost = lost
     run = Run(RUN, replica.digest, Window(0), replica.codec.grids, world.hparams, world.validator)

@@ -17,6 +17,7 @@ from templar_pl.exchange import AggregatePublisher, publish_peer_list
 from templar_pl.exchange.network_checkpoints import Source, Wanted, load_latest
 from templar_pl.node_config import FollowConfig
 from templar_pl.protocol import (
+    HeldList,
     PeerListFile,
     aggregate_keys,
     manifest_keys,
@@ -99,6 +100,27 @@ def test_a_validators_lists_say_whose_payloads_count(past: PastRun) -> None:
 
     assert [list(manifest.payloads) for manifest in manifests(past, 6)] == [[], [0, 1, 2], [0, 2], [0, 2], [1], [1]]
     assert all(not manifest.left_out for manifest in manifests(past, 6))
+
+
+@pytest.mark.parametrize(("is_complete", "first"), [(True, [0, 1, 2]), (False, [0, 2])])
+def test_windows_that_are_made_up_for_have_the_members_of_then(
+    past: PastRun, is_complete: bool, first: list[int]
+) -> None:
+    validator = past.join("validator", sends=False)
+    earlier = (HeldList(Window(0), ()), HeldList(Window(2), (Uid(0), Uid(2))))
+    listed = PeerListFile(
+        run="run",
+        window=Window(0),
+        effective_from=Window(4),
+        uids=(Uid(1),),
+        earlier=earlier if is_complete else earlier[1:],
+    )
+    publish_peer_list(validator.bucket, listed, validator.signer)
+
+    network = WatchedNetwork(past.folder, follow=FollowConfig(validator="validator"))
+    run_aggregate(aggregator(past.folder, 6, network=network))
+
+    assert [list(manifest.payloads) for manifest in manifests(past, 6)[1:]] == [first, [0, 2], [0, 2], [1], [1]]
 
 
 def test_a_list_of_nobody_is_no_list(past: PastRun) -> None:

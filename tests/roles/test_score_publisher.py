@@ -11,7 +11,8 @@ from templar_pl.chain import load_or_create_hotkey, verify
 from templar_pl.config import ScoringConfig
 from templar_pl.errors import ChainError, ObjectMissingError, StoreError
 from templar_pl.exchange import LocalBucket
-from templar_pl.protocol import decode_peer_list, peers_key, score_keys
+from templar_pl.exchange.window_values import Identity
+from templar_pl.protocol import HeldList, decode_peer_list, peers_key, score_keys
 from templar_pl.roles.score_journal import Journal, Knowledge
 from templar_pl.roles.score_publisher import ScorePublisher, are_weights_due
 from templar_pl.scoring import Lineage, MinerState, PeerList, Rating, ScoringState
@@ -53,12 +54,14 @@ class Flaky(LocalBucket):
             raise StoreError("the store is away")
 
 
-def knowledge(window: int, *, weights_window: int = -1, earns: bool = True, uids: tuple[int, ...] = (1,)) -> Knowledge:
+def knowledge(
+    window: int, *, weights_window: int = -1, earns: bool = True, uids: tuple[int, ...] = (1,), start: int = 2
+) -> Knowledge:
     good = MinerState(
         hotkey=Hotkey("5"), waiting_since=Window(0), off_list_since=Window(0), silent=0, rating=Rating(30.0, 1.0),
         indicator=0.9 if earns else 0.0, sync=1.0, observations=50,
     )  # fmt: skip
-    peers = PeerList(Window(2), tuple(Uid(uid) for uid in uids))
+    peers = PeerList(Window(start), tuple(Uid(uid) for uid in uids))
     state = ScoringState(window=Window(window), miners={Uid(1): good}, peer_list=peers)
     return Knowledge(state, Lineage(Window(0), {}), Window(weights_window))
 
@@ -70,8 +73,9 @@ class Scene:
         self.signer = load_or_create_hotkey(folder / "keys", "validator")
         self.bucket, self.purse = Flaky(folder / "store", self.signer.hotkey), Purse()
         self.journal = Journal(folder / "score", Window(0))
+        own = Identity(RUN, bytes(32), Uid(0), self.signer.hotkey, self.signer, verify)
         self.publisher = ScorePublisher(
-            self.bucket, self.purse, RUN, self.signer, journal=self.journal, keep_windows=2  # type: ignore[arg-type]  # a purse is enough
+            self.bucket, self.purse, own, journal=self.journal, keep_windows=2  # type: ignore[arg-type]  # a purse is enough
         )  # fmt: skip
 
     def judged(self, known: Knowledge) -> Knowledge:
@@ -137,6 +141,29 @@ def test_a_list_is_published_when_it_changes_and_in_every_life(scene: Scene, tmp
     assert listed() == (1, 2)
     scene.judged(knowledge(3, uids=(2, 3)))
     assert listed() == (2, 3)
+
+
+def test_a_list_tells_those_before_it_that_may_still_be_asked_for_also_in_another_life(
+    scene: Scene, tmp_path: Path
+) -> None:
+    def earlier() -> tuple[HeldList, ...] | None:
+        return decode_peer_list(scene.bucket.get(peers_key(RUN), max_bytes=2**14), verify)[1].earlier
+
+    scene.judged(knowledge(0, uids=(1, 2), start=2))
+    assert earlier() is None
+    scene.judged(knowledge(1, uids=(2, 3), start=3))
+    assert earlier() == (HeldList(Window(0), ()), HeldList(Window(2), (Uid(1), Uid(2))))
+
+    Scene(tmp_path).judged(knowledge(5, uids=(3, 4), start=7))  # window 3 is the oldest that is kept
+    assert earlier() == (HeldList(Window(3), (Uid(2), Uid(3))),)
+
+
+def test_a_list_that_is_damaged_is_replaced(scene: Scene) -> None:
+    scene.bucket.put(peers_key(RUN), b"no list")
+
+    scene.judged(knowledge(0, uids=(1, 2)))
+
+    assert decode_peer_list(scene.bucket.get(peers_key(RUN), max_bytes=2**14), verify)[1].uids == (1, 2)
 
 
 def test_no_list_is_published_as_long_as_nobody_is_listed(scene: Scene) -> None:
