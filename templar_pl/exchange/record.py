@@ -142,6 +142,7 @@ class PayloadSource:
         hashes: Mapping[Uid, bytes] | None = None,
         interval: Interval | None = None,
         may_come: bool = True,
+        deadline: float | None = None,
     ) -> Gathered[Fetched]:
         """Gather the payloads of these peers.
 
@@ -151,6 +152,7 @@ class PayloadSource:
             hashes: SHA-256 each payload must have, where that is known.
             interval: when they must have been written, where that is not settled otherwise.
             may_come: whether one that is missing may still come.
+            deadline: when to go on with what is in, as `deadline` returns it; None for that of now.
         """
         requests = {
             uid: Request(
@@ -171,8 +173,12 @@ class PayloadSource:
                 self._keep(window, uid, data)
             return Fetched(hashlib.sha256(data).digest(), payload)
 
-        deadline = time.monotonic() + self._limits.timeout_s
+        deadline = self.deadline() if deadline is None else deadline
         return gather(requests, decode=decode, interval=interval, deadline=deadline)
+
+    def deadline(self) -> float:
+        """Return when a gather that begins now ends, in seconds of `time.monotonic()`."""
+        return time.monotonic() + self._limits.timeout_s
 
 
 def is_gap(error: PayloadError | StoreError) -> bool:

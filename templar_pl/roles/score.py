@@ -109,7 +109,14 @@ class _Bench:
         copy.lost = lost
         publisher, journal = self._publisher()
         own, connection = self._identity, self._connection
-        lookout = Lookout(connection.chain, connection.buckets, own.run, self._source, self._patience)
+        lookout = Lookout(
+            connection.chain,
+            connection.buckets,
+            own.run,
+            self._source,
+            self._patience,
+            doubt_span=self._numbers.peers.reset_inactivity_windows,
+        )
         run = Run(own.run, own.digest, connection.start_window, self._replica.codec.grids, self._numbers, own.signer)
         parts = Parts(connection.chain, copy, lookout, journal, publisher, self._patience)
 

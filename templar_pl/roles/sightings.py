@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 _THREADS = 16
 
 DOUBTED_WINDOWS = 5
-"""In a row, for which a validator blames itself at most if most buckets fail; after that each is its owner's duty."""
+"""Of a span, for which a validator blames itself at most if most buckets fail; after that each is its owner's duty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,16 @@ class Sighting:
 class Lookout:
     """Looks at everybody's buckets, by the clock: no manifest says what those did whom it does not list."""
 
-    def __init__(self, chain: Chain, buckets: Buckets, run: str, source: PayloadSource, patience: Patience) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        buckets: Buckets,
+        run: str,
+        source: PayloadSource,
+        patience: Patience,
+        *,
+        doubt_span: int,
+    ) -> None:
         """Store the parts.
 
         Args:
@@ -52,17 +62,18 @@ class Lookout:
             run: name of the run, the first part of all keys.
             source: fetches and checks payloads.
             patience: with chain and store.
+            doubt_span: windows of which the validator blames itself for DOUBTED_WINDOWS at most, and for half of them.
         """
         self._chain, self._buckets, self._run = chain, buckets, run
         self._source, self._patience = source, patience
-        self._reach = _Reach()
+        self._reach = _Reach(doubt_span)
 
     def look(self, window: Window) -> Sighting:
         """Return what was published for a window whose time for uploads is over, and lies not too far back.
 
         A store that answers for nobody is asked again. Where most buckets that answered before fail, the way to them
-        may be what fails: they are asked once more, and those that fail still are unseen. Other buckets that fail, and
-        all after `DOUBTED_WINDOWS`, are missing.
+        may be what fails: they are asked once more in what is left of the time, and those that fail still are unseen.
+        Other buckets that fail, and all after `DOUBTED_WINDOWS`, are missing.
 
         Raises:
             StoreError: the store answered for nobody.
@@ -75,14 +86,16 @@ class Lookout:
         reachable = {uid: peer for uid, peer in registered.items() if peer.address}
 
         def fetch() -> tuple[dict[Uid, Fetched], dict[Uid, PayloadError | StoreError]]:
-            gathered = self._source.fetch(window, reachable, interval=interval)
+            deadline = self._source.deadline()
+            gathered = self._source.fetch(window, reachable, interval=interval, deadline=deadline)
             silent = [error for error in gathered.skipped.values() if isinstance(error, StoreError)]
             if silent and len(silent) == len(reachable):
                 raise StoreError(f"window {window}: the store answers for no miner: {silent[0]}")
             failing = _failing(gathered.skipped)
             if not self._reach.is_doubtful(failing, reachable):
                 return gathered.payloads, gathered.skipped
-            again = self._source.fetch(window, {uid: reachable[uid] for uid in failing}, interval=interval)
+            asked = {uid: reachable[uid] for uid in failing}
+            again = self._source.fetch(window, asked, interval=interval, deadline=deadline)
             others = {uid: error for uid, error in gathered.skipped.items() if uid not in failing}
             return dict(sorted((gathered.payloads | again.payloads).items())), others | again.skipped
 
@@ -120,11 +133,14 @@ class Lookout:
 class _Reach:
     """Tells buckets that fail from a validator that cannot reach them."""
 
-    def __init__(self) -> None:
+    def __init__(self, span: int) -> None:
+        self._span, self._most = span, min(DOUBTED_WINDOWS, span // 2)
         self._answered: frozenset[Uid] = frozenset()
         """Those whose stores answered when most did, whatever they said."""
 
-        self._window, self._doubted = Window(-1), 0
+        self._window = Window(-1)
+        self._doubted: deque[Window] = deque(maxlen=DOUBTED_WINDOWS)
+        """Those in which somebody was unseen."""
 
     def is_doubtful(self, failing: Collection[Uid], asked: Collection[Uid]) -> bool:
         """Whether most buckets fail of those that answered before, or of all while nobody knows of such.
@@ -137,9 +153,12 @@ class _Reach:
     def unseen(self, window: Window, failing: Collection[Uid], asked: Collection[Uid]) -> frozenset[Uid]:
         """Return whose buckets fail through no fault of theirs, as far as can be told."""
         is_doubtful = self.is_doubtful(failing, asked)
-        if window > self._window:  # one of the past is looked at to compare payloads only
-            self._window, self._doubted = window, self._doubted + 1 if is_doubtful else 0
-        if is_doubtful and self._doubted <= DOUBTED_WINDOWS:
+        if window <= self._window:  # looked at to compare payloads only
+            return frozenset(failing) if is_doubtful else frozenset()
+        self._window = window
+        # Whoever owns most buckets could let them fail in all windows but a few if those in a row were counted.
+        if is_doubtful and sum(doubted > window - self._span for doubted in self._doubted) < self._most:
+            self._doubted.append(window)
             log.warning(
                 "window %d: %d of %d buckets fail, most of those that answered before: nobody is silent for that",
                 window,

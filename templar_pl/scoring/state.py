@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -56,7 +56,7 @@ class Judgement:
 def judge(state: ScoringState, records: WindowRecords, scoring: ScoringConfig, peers: PeersConfig) -> Judgement:
     """Score one window.
 
-    Who could not be looked at (`Fault.UNSEEN`) stays as it was.
+    Who could not be looked at (`Fault.UNSEEN`) stays as it was, and is no guest of a list of peers that follows.
 
     Windows come in ascending order. One that the validator did not see may be left out: it counts neither as silence
     nor as presence.
@@ -83,7 +83,7 @@ def judge(state: ScoringState, records: WindowRecords, scoring: ScoringConfig, p
     miners |= _indicated(miners, records, copied, scoring)
     miners |= _rated(miners, records, copied, scoring)
     following = ScoringState(window=records.window, miners=MappingProxyType(miners), peer_list=state.peer_list)
-    return Judgement(_listed(following, scoring, peers), tuple(penalties))
+    return Judgement(_listed(following, unseen, scoring, peers), tuple(penalties))
 
 
 def choose_from(state: ScoringState, presences: tuple[Presence, ...], window: Window, count: int) -> list[Uid]:
@@ -148,14 +148,15 @@ def _rated(
     return {uid: miners[uid].evaluated(records.window, rating) for uid, rating in rated.items()}
 
 
-def _listed(state: ScoringState, scoring: ScoringConfig, peers: PeersConfig) -> ScoringState:
+def _listed(state: ScoringState, unseen: Collection[Uid], scoring: ScoringConfig, peers: PeersConfig) -> ScoringState:
     """Return the state with the list of peers that follows from it.
 
     A window is judged `validator_offset` windows after it was open, so a list holds from as many windows later: all
     can read it before.
     """
     active = [uid for uid, miner in state.miners.items() if miner.silent <= peers.recent_windows]
-    waiting = {uid: state.miners[uid].off_list_since for uid in active if not state.miners[uid].penalties}
+    welcome = [uid for uid in active if uid not in unseen and not state.miners[uid].penalties]
+    waiting = {uid: state.miners[uid].off_list_since for uid in welcome}
     weights = state.weights(scoring)
     listed = rotated_peer_list(state.peer_list, state.window, active, weights, waiting, peers)
     if listed is not state.peer_list:

@@ -233,7 +233,7 @@ def validator_of(
     journal = Journal(folder or world.folder / "validator", Window(0))
     identity, limits = limits_and_identity(world)
     source = PayloadSource(replica.codec, identity, world.buckets, limits)
-    lookout = Lookout(world.chain, world.buckets, RUN, source, patience)
+    lookout = Lookout(world.chain, world.buckets, RUN, source, patience, doubt_span=25)
     publisher = ScorePublisher(world.buckets.own(), world.chain, identity, journal=journal, keep_windows=40)
     copy = OwnCopy(replica, guide or Replay(world, replica), loader(), world.hparams.scoring, patience)
     copy.lost = lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from templar_pl.units import Uid, Window
 from tests.roles.scored_runs import DELTA_S, RUN, World, limits_and_identity
 
 WINDOW = Window(1)
+SPAN = 12
+TIMEOUT_S = 0.4
 
 
 class Buckets:
@@ -66,9 +69,9 @@ def look(world: World, window: Window = WINDOW, *, broken: Collection[int] = ())
 
 
 def lookout(world: World, buckets: Buckets) -> Lookout:
-    identity, limits = limits_and_identity(world, timeout_s=0.4)
+    identity, limits = limits_and_identity(world, timeout_s=TIMEOUT_S)
     source = PayloadSource(world.model.codec, identity, buckets, limits)
-    return Lookout(world.chain, buckets, RUN, source, Patience(0.1, lambda: None))
+    return Lookout(world.chain, buckets, RUN, source, Patience(0.1, lambda: None), doubt_span=SPAN)
 
 
 def faults_of(seen: Sighting) -> dict[int, Fault | None]:
@@ -153,6 +156,56 @@ def test_most_buckets_that_fail_are_unseen_and_after_some_windows_missing(
     assert found[:DOUBTED_WINDOWS] == [{1: Fault.UNSEEN, 2: Fault.UNSEEN, 3: None}] * DOUBTED_WINDOWS
     assert found[DOUBTED_WINDOWS:] == [{1: Fault.MISSING, 2: Fault.MISSING, 3: None}] * 2
     assert "window 2: 2 of 3 buckets fail, most of those that answered before" in caplog.text
+
+
+@pytest.mark.parametrize(("later", "expected"), [(13, []), (14, [14])])  # the last and the first beyond the span
+def test_buckets_that_answer_now_and_then_are_not_unseen_more_often(
+    world: World, later: int, expected: list[int]
+) -> None:
+    world.train(range(2, 16))
+    world.open(17)
+    buckets = Buckets(world, ())
+    out = lookout(world, buckets)
+
+    def look_at(windows: range, broken: set[int]) -> list[int]:
+        """Return the windows in which somebody was unseen."""
+        buckets.break_(broken)
+        return [w for w in windows if Fault.UNSEEN in faults_of(out.look(Window(w))).values()]
+
+    look_at(range(1, 2), set())
+    unseen = look_at(range(2, 7), {1, 2}) + look_at(range(7, 8), set()) + look_at(range(8, 9), {1, 2})
+    unseen += look_at(range(9, later), set()) + look_at(range(later, later + 1), {1, 2})
+
+    assert unseen == [2, 3, 4, 5, 6, *expected]
+
+
+def test_buckets_that_hung_until_the_deadline_are_not_asked_once_more(world: World) -> None:
+    buckets = Hanging(world, {1, 2})
+
+    seen = lookout(world, buckets).look(WINDOW)
+
+    assert faults_of(seen) == {1: Fault.UNSEEN, 2: Fault.UNSEEN, 3: None}
+    assert buckets.asked == 2
+
+
+class Hanging(Buckets):
+    """Buckets of which some hang."""
+
+    asked = 0
+
+    def of(self, address: str) -> BucketReader:
+        if address not in self._broken:
+            return super().of(address)
+        self.asked += 1
+        return Hung()
+
+
+class Hung(Silent):
+    """A bucket that answers when it is too late."""
+
+    def head(self, key: str) -> ObjectInfo:
+        threading.Event().wait(5 * TIMEOUT_S)
+        raise StoreError("no answer")
 
 
 def test_buckets_that_failed_for_long_do_not_speak_for_others(world: World) -> None:

@@ -271,6 +271,18 @@ def test_every_miner_is_listed_in_its_turn_but_who_is_penalised() -> None:
     assert state.miners[ME].off_list_since < 20
 
 
+def test_a_miner_that_cannot_be_looked_at_is_no_guest() -> None:
+    peers = replace(PEERS, max_topk_peers=2, peer_replacement_frequency=1)
+    state, lists = ScoringState(), []
+    for window in range(1, 60):
+        hidden = presence(7, fault=Fault.UNSEEN if window > 10 else None)
+        state = judge(state, window_of(window, *map(presence, range(7)), hidden), SCORING, peers).state
+        lists.append(set(state.peer_list.uids))
+
+    assert set().union(*lists[20:]) == set(range(7))
+    assert state.miners[Uid(7)].silent == 0
+
+
 @given(st.integers(1, 6), st.lists(st.sampled_from([None, Fault.LATE, Fault.MISSING]), max_size=6))
 def test_windows_in_which_a_miner_could_not_be_looked_at_change_nothing_for_it(
     unseen: int, before: list[Fault | None]
