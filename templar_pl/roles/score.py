@@ -9,7 +9,6 @@ from typing import Any
 
 from templar_pl.config import check_ranges
 from templar_pl.errors import ConfigError
-from templar_pl.exchange.checkpoint_upload import Author
 from templar_pl.exchange.record import PayloadSource
 from templar_pl.exchange.window_values import Limits
 from templar_pl.roles.copy_guide import CopyGuide
@@ -21,7 +20,7 @@ from templar_pl.roles.scorer import Parts, Run, Scorer
 from templar_pl.roles.sightings import Lookout
 from templar_pl.training import Connection, TemplarDataModule
 from templar_pl.training.catch_up import CatchUp
-from templar_pl.training.network_checkpoint import NetworkCheckpoints
+from templar_pl.training.network_checkpoint import NetworkCheckpoints, network_checkpoints
 from templar_pl.training.opening import open_record, open_trail
 from templar_pl.training.patience import Patience
 from templar_pl.training.patient_chain import PatientChain
@@ -109,16 +108,8 @@ class _Bench:
         copy.lost = lost
         publisher, journal = self._publisher()
         own, connection = self._identity, self._connection
-        lookout = Lookout(
-            connection.chain,
-            connection.buckets,
-            own.run,
-            self._source,
-            self._patience,
-            doubt_span=self._numbers.peers.reset_inactivity_windows,
-        )
         run = Run(own.run, own.digest, connection.start_window, self._replica.codec.grids, self._numbers, own.signer)
-        parts = Parts(connection.chain, copy, lookout, journal, publisher, self._patience)
+        parts = Parts(connection.chain, copy, self._lookout(), journal, publisher, self._patience)
 
         def note() -> None:
             if checkpoints is not None and copy.is_proven:
@@ -130,6 +121,16 @@ class _Bench:
             publisher.close(CLOSE_TIMEOUT_S)
             if checkpoints is not None:
                 checkpoints.close(CLOSE_TIMEOUT_S)
+
+    def _lookout(self) -> Lookout:
+        return Lookout(
+            self._connection.chain,
+            self._connection.buckets,
+            self._identity.run,
+            self._source,
+            self._patience,
+            doubt_span=self._numbers.peers.reset_inactivity_windows,
+        )
 
     def _oldest_payloads(self) -> Window:
         """Return the first window whose payloads are still there when the next window opens."""
@@ -157,11 +158,10 @@ class _Bench:
         config: ScoreConfig = self._node.options["score"]
         if config.keep_checkpoints == 0:
             return None
-        checkpoints = NetworkCheckpoints(
-            self._connection.buckets.own(),
-            Author.of(self._identity),
+        checkpoints = network_checkpoints(
+            self._connection,
+            self._identity.digest,
             self._folder / "checkpoints",
-            start_window=self._connection.start_window,
             frequency=self._numbers.window.checkpoint_frequency,
             keep=config.keep_checkpoints,
         )
