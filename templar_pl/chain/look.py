@@ -53,6 +53,9 @@ class LocalRecords:
     window_s: float | None
     """Seconds of a window; None where its miners end it."""
 
+    newest: Window
+    """The newest window of its record."""
+
     def candidates(self, window: Window) -> dict[Uid, Peer]:
         """Return whose payloads of a window may count, in uid order; their addresses are those of now."""
         return {uid: self.peers[uid] for uid, first in self.sends_from.items() if first <= window}
@@ -60,6 +63,10 @@ class LocalRecords:
     def ends_at(self, window: Window) -> float | None:
         """Return the UTC seconds of the first block after a window; None where its miners ended it."""
         return None if self.window_s is None else self.born_at + (window + 1) * self.window_s
+
+    def open_window(self, utc: float) -> Window:
+        """Return the window that is open at a time, in UTC seconds; the newest one where its miners end them."""
+        return self.newest if self.window_s is None else Window(max(0, int((utc - self.born_at) // self.window_s)))
 
 
 def read_local_chain(path: Path, *, run: str) -> LocalRecords:
@@ -85,11 +92,12 @@ def _records(connection: sqlite3.Connection, path: Path, run: str) -> LocalRecor
     compare(connection, path, {"run": run})
     meta = dict(connection.execute("SELECT name, value FROM meta"))
     peers, sends_from = read_peers(connection), read_senders(connection)
+    newest = Window(connection.execute("SELECT MAX(window) FROM windows").fetchone()[0] or 0)
     if meta["pace"] == "wall":
         window_s = int(meta["blocks_per_window"]) * float(meta["seconds_per_block"])
-        return LocalRecords(peers, sends_from, float(meta["genesis"]), window_s)
+        return LocalRecords(peers, sends_from, float(meta["genesis"]), window_s, newest)
     (opened_at,) = connection.execute("SELECT opened_at FROM windows WHERE window = 0").fetchone()
-    return LocalRecords(peers, sends_from, float(opened_at), None)
+    return LocalRecords(peers, sends_from, float(opened_at), None, newest)
 
 
 def _ask(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:

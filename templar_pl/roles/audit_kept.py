@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from templar_pl.protocol import Peer, manifest_keys, payload_keys
+from templar_pl.protocol import manifest_keys
 from templar_pl.training.run_view import RunView
 from templar_pl.units import Window
 
@@ -48,16 +48,16 @@ class Kept:
         return max(self.windows(), default=-1) >= window
 
     def must_have_payloads(self, window: Window) -> bool:
-        """Return whether payloads of a window must still be there, by what the newest one is. Raises `StoreError`."""
-        return not self.has_newer(Window(window + self.keep_windows))  # miners may be a window ahead
+        """Return whether payloads of a window must still be there, by what the newest one with a manifest is.
 
-    def must_have_payload_of(self, peer: Peer, window: Window) -> bool:
-        """Do the same for one peer, which may have gone on without the aggregator. Raises `StoreError`."""
-        if not self.must_have_payloads(window):
-            return False
-        keys = payload_keys(self._view.run, peer.uid)
-        listed = (keys.window_of(key) for key in self._view.buckets.of(peer.address).list(keys.prefix))
-        return all(sent is None or sent <= window + self.keep_windows for sent in listed)
+        A manifest of a window to come, by the clock of the chain, says nothing.
+
+        Raises:
+            StoreError: the bucket of the aggregator cannot be read.
+            ChainError: nobody says which window is open.
+        """
+        listed, now = self.windows(), self._view.open_window()
+        return not any(window + self.keep_windows <= newer <= now for newer in listed)  # miners may be a window ahead
 
     def is_deleted(self, window: Window) -> bool:
         """Return whether the aggregator has deleted a window and all before it, and something since it was asked last.

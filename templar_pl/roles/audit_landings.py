@@ -90,7 +90,8 @@ class LandingAudit:
             if not self.landed_in_time(manifest, peer):
                 return NOTHING
         except ObjectMissingError:
-            if self._kept.must_have_payload_of(peer, manifest.window):
+            newest = Window(manifest.window + self._kept.keep_windows)
+            if self._kept.must_have_payloads(manifest.window) and not self._payloads.has_newer(peer, newest):
                 return NOTHING  # nothing was sent
             return Finding(Verdict.UNCHECKED, f"{start}, and what it sent, if anything, is not kept any more")
         except StoreError as error:

@@ -195,7 +195,8 @@ class StoreAudit:
     def _absence(self, window: Window, peer: Peer) -> Finding:
         """Say whether a payload that is not there may have been deleted by its owner."""
         keep = self._kept.keep_windows
-        if self._kept.must_have_payload_of(peer, window):
+        newest = Window(window + keep)
+        if self._kept.must_have_payloads(window) and not self._payloads.has_newer(peer, newest):
             return Finding(Verdict.DIFFERS, f"uid {peer.uid} is not there, though payloads are kept for {keep} windows")
         return Finding(Verdict.GONE, f"uid {peer.uid} is deleted, as all are after {keep} windows")
 

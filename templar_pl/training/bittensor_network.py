@@ -166,6 +166,7 @@ class BittensorNetwork:
                 candidates=chain.candidates,
                 # Only an archive node dates old blocks, and two nodes may have dated one a slot apart.
                 ends_at=lambda _: None,
+                open_window=chain.window,
                 aggregator=aggregator,
                 validator=peer_of(peers, validator),
                 start_window=start.window,

@@ -118,6 +118,7 @@ class LocalNetwork:
             register=lambda _: chain.peers,
             candidates=chain.candidates,
             ends_at=chain.ends_at,
+            open_window=lambda: read_local_chain(self._chain_file, run=digest.hex()).open_window(time.time()),
             aggregator=peer_of(chain.peers, named) or only_aggregator(chain.peers, buckets, run),
             validator=peer_of(chain.peers, validator),
             start_window=Window(0),

@@ -38,6 +38,9 @@ class RunView:
     ends_at: Callable[[Window], float | None]
     """Returns the UTC seconds at which a window was over, when its uploads began; None where nobody can tell."""
 
+    open_window: Callable[[], Window]
+    """Returns the window that is open now by the clock of the chain. Raises `ChainError`."""
+
     start_window: Window
     """Window whose update is the first of the run."""
 

@@ -112,6 +112,11 @@ def test_who_does_not_know_how_a_chain_keeps_time_reads_it_all_the_same(
         assert read.candidates(Window(0)) == {}
         assert read.candidates(Window(1)) == peers
         assert read.ends_at(Window(1)) == chain_ends_at
+        if chain_ends_at is None:
+            assert read.open_window(born_at + 1e6) == Window(0)
+        else:
+            assert [read.open_window(chain_ends_at + late_s) for late_s in (-0.01, 0.01)] == [Window(1), Window(2)]
+            assert read.open_window(born_at - 100) == Window(0)
         assert not is_closed or everything(tmp_path) == before
 
 

@@ -230,6 +230,12 @@ class World:
         assert publisher.offer(Moment(Window(window), window - self.start), replica.state)
         assert publisher.wait(60) is not None
 
+    def send(self, uid: int, window: int, *, signer: HotkeySigner | None = None) -> None:
+        """Put a payload of a miner into its bucket, signed by it or by somebody else."""
+        bucket = self.bucket(self.miner(uid))
+        member = Member(Uid(uid), signer or self.miner(uid), bucket)
+        Miner(member, self.replica(), RUN, COMPRESSION).send(Window(window))
+
     def write(self) -> World:
         members = [Member(Uid(u), self.miner(u), self.bucket(self.miner(u))) for u in range(3)]
         aggregator = Member(Uid(3), self.aggregator, self.bucket(self.aggregator))
@@ -251,6 +257,7 @@ class World:
             buckets=LocalBuckets(self.folder / "store", "nobody"),
             register=lambda _: known,
             ends_at=lambda _: None,
+            open_window=lambda: Window(self.start + WINDOWS),
             candidates=lambda _: {uid: peer for uid, peer in known.items() if uid in SENDERS},
             aggregator=self.peers()[Uid(3)],
             validator=None,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from templar_pl.exchange import FileDigest, LocalBuckets, LocalReader, ObjectInfo, Retention
 from templar_pl.protocol import aggregate_keys, manifest_keys, notice_keys, payload_keys
-from templar_pl.roles.audit_findings import AuditedWindow, Check, Verdict, first_fault, summary
+from templar_pl.roles.audit_findings import AuditedWindow, Check, Finding, Verdict, first_fault, summary
 from templar_pl.roles.audit_kept import Kept
 from templar_pl.units import Window
 from tests.roles.audit_runs import RUN, SENDERS, WINDOWS, World
@@ -191,17 +191,72 @@ def test_a_run_that_vanishes_as_a_whole_is_no_deletion_of_old_windows(world: Wor
     assert not kept.is_deleted(Window(START + 6))
 
 
+STALLED_KEEP = 7
+EARLY = LAST - STALLED_KEEP + 1
+"""The oldest window whose payloads must be there by the newest manifest."""
+
+
+def of_absent_payload(world: World, open_window: int) -> Finding:
+    """Return what is found of a window of which uid 1 has no payload, while this window is open."""
+    view = replace(world.view(), open_window=lambda: Window(open_window))
+    audited = world.audit(EARLY, EARLY, view=view, keep_windows=STALLED_KEEP)
+    return next(a for a in audited if a.window == EARLY).findings[Check.PAYLOADS]
+
+
 @pytest.mark.parametrize(("newest", "verdict"), [(0, Verdict.DIFFERS), (1, Verdict.GONE)])
 def test_a_miner_that_went_on_without_the_aggregator_may_delete_what_is_old_to_it(
     world: World, newest: int, verdict: Verdict
 ) -> None:
-    keep = 7
-    world.payload(LAST - keep + 1, 1).unlink()
-    path = world.payload(LAST + 1 + newest, 1)
+    world.payload(EARLY, 1).unlink()
+    world.send(1, LAST + 1 + newest)
+
+    assert of_absent_payload(world, LAST + 3).verdict == verdict
+
+
+@pytest.mark.parametrize("data", [b"", b"x", None], ids=["empty", "one byte", "of another window"])
+def test_a_payload_that_is_none_excuses_nothing(world: World, data: bytes | None) -> None:
+    world.payload(EARLY, 1).unlink()
+    path = world.payload(LAST + 2, 1)
     path.parent.mkdir(parents=True)
-    path.write_bytes(b"newer")
+    path.write_bytes(world.payload(LAST, 1).read_bytes() if data is None else data)
 
-    audited = world.audit(keep_windows=keep)
+    assert of_absent_payload(world, LAST + 3).verdict == Verdict.DIFFERS
 
-    found = next(a for a in audited if a.window == LAST - keep + 1)
-    assert found.findings[Check.PAYLOADS].verdict == verdict
+
+def test_a_payload_that_a_stranger_signed_excuses_nothing(world: World) -> None:
+    world.payload(EARLY, 1).unlink()
+    world.send(1, LAST + 2, signer=world.key("stranger"))
+
+    assert of_absent_payload(world, LAST + 3).verdict == Verdict.DIFFERS
+
+
+@pytest.mark.parametrize("sent", [LAST + 4, 10**9 - 1])
+def test_a_payload_of_a_window_to_come_excuses_nothing(world: World, sent: int) -> None:
+    world.payload(EARLY, 1).unlink()
+    world.send(1, sent)
+
+    assert of_absent_payload(world, LAST + 3).verdict == Verdict.DIFFERS
+
+
+def test_a_key_of_a_window_to_come_hides_no_payload_that_excuses(world: World) -> None:
+    world.payload(EARLY, 1).unlink()
+    world.send(1, LAST + 2)
+    path = world.payload(LAST + 4, 1)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+
+    assert of_absent_payload(world, LAST + 3).verdict == Verdict.GONE
+
+
+def test_a_manifest_of_a_window_to_come_excuses_nothing(world: World) -> None:
+    world.payload(EARLY, 1).unlink()
+    world.stored("manifest", 10**9 - 1, ".json").write_bytes(b"x")
+
+    assert of_absent_payload(world, LAST + 3).verdict == Verdict.DIFFERS
+
+
+def test_nobody_is_excused_where_the_aggregator_kept_up_with_the_clock(world: World) -> None:
+    world.payload(EARLY, 1).unlink()
+    world.send(1, LAST + 2)
+
+    assert of_absent_payload(world, LAST + 1).verdict == Verdict.DIFFERS
