@@ -45,7 +45,7 @@ class Verdict(StrEnum):
 
     AGREES = "agrees"
     GONE = "gone"
-    """What was to be looked at is not kept any more, as it may be; something else stands for it."""
+    """What was to be looked at is not kept any more, as it may be; something else stands for it, unproven."""
 
     UNCHECKED = "unchecked"
     """It could not be looked at, since what would tell it is not kept; nothing speaks against it."""
@@ -114,8 +114,13 @@ class AuditedWindow:
 
     @property
     def agrees(self) -> bool:
-        """Whether all of it could be judged and nothing contradicts anything."""
+        """Whether nothing contradicts anything, and nothing is missing that must be there."""
         return not any(finding.is_fault for finding in self.findings.values())
+
+    @property
+    def payloads_gone(self) -> bool:
+        """Whether nobody can tell any more if its update is that of the listed payloads."""
+        return self.findings[Check.PAYLOADS].verdict == Verdict.GONE
 
     def fault(self) -> str:
         """Return what is wrong, the worst first; empty if it agrees."""
@@ -145,7 +150,16 @@ def summary(windows: Sequence[AuditedWindow]) -> str:
     told = [audited for audited in windows if not audited.is_skipped]
     counts = [(_num_with(told, verdict), words) for verdict, words in more]
     others = "".join(f"; in {count} of them something {words}" for count, words in counts if count)
-    return f"{span} agree{'s' if len(whole) == 1 else ''}{others}{skipped}"
+    return f"{span} {_good(told, is_one=len(whole) == 1)}{others}{skipped}"
+
+
+def _good(windows: Sequence[AuditedWindow], *, is_one: bool) -> str:
+    """Say how well windows agree of which none contradicts anything."""
+    ending = "s" if is_one else ""
+    if num_gone := sum(audited.payloads_gone for audited in windows):
+        gone = f"in {num_gone} of them payloads are gone: the update was not held against them"
+        return f"contradict{ending} nothing, but {gone}"
+    return f"agree{ending}"
 
 
 def _num_with(windows: Sequence[AuditedWindow], verdict: Verdict) -> int:

@@ -58,7 +58,8 @@ def show_windows(windows: Sequence[AuditedWindow], console: Console) -> None:
 def as_json(windows: Sequence[AuditedWindow]) -> str:
     """Return an object with `agrees`, `summary`, `first_fault` (a window or null) and `windows`.
 
-    Each window has `window`, `agrees`, and by the name of each check `verdict` and `words`.
+    Each window has `window`, `agrees` (nothing contradicts), `payloads_gone` (its update could not be held against
+    them), and by the name of each check `verdict` and `words`.
     """
     fault = first_fault(windows)
     return json.dumps(
@@ -70,6 +71,7 @@ def as_json(windows: Sequence[AuditedWindow]) -> str:
                 {
                     "window": audited.window,
                     "agrees": audited.agrees,
+                    "payloads_gone": audited.payloads_gone,
                     "checks": {check.value: asdict(finding) for check, finding in audited.findings.items()},
                 }
                 for audited in windows

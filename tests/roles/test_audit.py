@@ -88,6 +88,7 @@ def test_windows_whose_payloads_were_deleted_after_their_time_are_judged_by_the_
         assert a.findings[Check.PAYLOADS].verdict == Verdict.GONE
         assert "is deleted, as all are after 3 windows" in a.findings[Check.PAYLOADS].words
         assert a.findings[Check.AGGREGATE].words == "stands for the payloads"
+        assert a.findings[Check.AGGREGATE].verdict == Verdict.UNCHECKED
         assert a.findings[Check.FINGERPRINT].verdict == Verdict.AGREES
     assert audited[9].findings[Check.PAYLOADS].verdict == Verdict.AGREES
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,16 @@ def test_a_window_agrees_if_everything_was_judged_and_nothing_contradicts(drawn:
 
 
 @given(windows)
+def test_nobody_reads_that_windows_agree_whose_payloads_are_gone(drawn: list[AuditedWindow]) -> None:
+    unseen = [a for a in drawn if a.findings[Check.PAYLOADS].verdict == Verdict.GONE and a.is_window]
+
+    said = summary(drawn)
+
+    assert not (unseen and re.search(r"\d agrees?\b", said))
+    assert [a for a in drawn if a.is_window and a.payloads_gone] == unseen
+
+
+@given(windows)
 def test_programs_and_people_are_told_the_same(drawn: list[AuditedWindow]) -> None:
     console = Console(file=io.StringIO(), width=500, highlight=False)
     show_windows(drawn, console)
@@ -71,6 +82,7 @@ def test_programs_and_people_are_told_the_same(drawn: list[AuditedWindow]) -> No
     assert [w["window"] for w in read["windows"]] == [a.window for a in drawn]
     for a, w in zip(drawn, read["windows"], strict=True):
         assert w["agrees"] == a.agrees
+        assert w["payloads_gone"] == (a.findings[Check.PAYLOADS].verdict == Verdict.GONE)
         assert {Check(name): Finding(**found) for name, found in w["checks"].items()} == a.findings
 
 
@@ -81,7 +93,22 @@ def test_programs_and_people_are_told_the_same(drawn: list[AuditedWindow]) -> No
         ([window(3)], "window 3 agrees"),
         ([window(3), window(4)], "windows 3..4 agree"),
         ([window(3), window(4, manifest=NOTHING)], "window 3 agrees"),
-        ([window(3, payloads=Finding(Verdict.GONE, "old")), window(4)], "windows 3..4 agree"),
+        (
+            [window(3, payloads=Finding(Verdict.GONE, "old")), window(4)],
+            "windows 3..4 contradict nothing, but in 1 of them payloads are gone: the update was not held against them",
+        ),
+        (
+            [
+                window(3, payloads=Finding(Verdict.GONE, "old"), aggregate=Finding(Verdict.UNCHECKED, "stands")),
+                window(4, payloads=Finding(Verdict.GONE, "old")),
+            ],
+            "windows 3..4 contradict nothing, but in 2 of them payloads are gone: the update was not held "
+            "against them; in 1 of them something could not be checked",
+        ),
+        (
+            [window(3, payloads=Finding(Verdict.GONE, "old"))],
+            "window 3 contradicts nothing, but in 1 of them payloads are gone: the update was not held against them",
+        ),
         (
             [window(3, payloads=Finding(Verdict.DOUBT, "odd")), window(4)],
             "windows 3..4 agree; in 1 of them something is odd",
