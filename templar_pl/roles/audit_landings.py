@@ -90,13 +90,20 @@ class LandingAudit:
             if not self.landed_in_time(manifest, peer):
                 return NOTHING
         except ObjectMissingError:
-            newest = Window(manifest.window + self._kept.keep_windows)
-            if self._kept.must_have_payloads(manifest.window) and not self._payloads.has_newer(peer, newest):
-                return NOTHING  # nothing was sent
-            return Finding(Verdict.UNCHECKED, f"{start}, and what it sent, if anything, is not kept any more")
+            return self._absence(peer, manifest.window, start)
         except StoreError as error:
             return Finding(Verdict.UNCHECKED, f"{start}, and its bucket cannot be read: {error}")
         return self._unlisted(peer, manifest.window, start)
+
+    def _absence(self, peer: Peer, window: Window, start: str) -> Finding:
+        """Say whether a payload that is not there was never sent."""
+        newest = Window(window + self._kept.keep_windows)
+        try:
+            if self._kept.must_have_payloads(window) and not self._payloads.has_newer(peer, newest):
+                return NOTHING  # nothing was sent
+        except StoreError as error:
+            return Finding(Verdict.UNCHECKED, f"{start}, and what it sent, if anything, cannot be told: {error}")
+        return Finding(Verdict.UNCHECKED, f"{start}, and what it sent, if anything, is not kept any more")
 
     def _unlisted(self, peer: Peer, window: Window, start: str) -> Finding:
         """Say whether a list of peers is why the payload of a peer does not count."""

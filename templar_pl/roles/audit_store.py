@@ -116,8 +116,8 @@ class StoreAudit:
             before: the manifest of the window before it, if it could be read.
 
         Raises:
-            StoreError: the bucket of the aggregator cannot be read.
-            ChainError: nobody says who was registered.
+            StoreError: the bucket of the aggregator cannot be read; that of nobody else ends an audit.
+            ChainError: nobody says who was registered, or which window is open.
         """
         found = Evidence(window)
         self._read_manifest(found, before)
@@ -195,9 +195,12 @@ class StoreAudit:
     def _absence(self, window: Window, peer: Peer) -> Finding:
         """Say whether a payload that is not there may have been deleted by its owner."""
         keep = self._kept.keep_windows
-        newest = Window(window + keep)
-        if self._kept.must_have_payloads(window) and not self._payloads.has_newer(peer, newest):
-            return Finding(Verdict.DIFFERS, f"uid {peer.uid} is not there, though payloads are kept for {keep} windows")
+        words = f"uid {peer.uid} is not there, though payloads are kept for {keep} windows"
+        try:
+            if self._kept.must_have_payloads(window) and not self._payloads.has_newer(peer, Window(window + keep)):
+                return Finding(Verdict.DIFFERS, words)
+        except StoreError as error:
+            return Finding(Verdict.UNKNOWN, f"{words}, and whether newer ones are cannot be told: {error}")
         return Finding(Verdict.GONE, f"uid {peer.uid} is deleted, as all are after {keep} windows")
 
     def _look_at_left_out(self, found: Evidence, manifest: Manifest, register: Mapping[Uid, Peer]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from templar_pl.errors import StoreError
 from templar_pl.exchange import FileDigest, LocalBuckets, LocalReader, ObjectInfo, Retention
 from templar_pl.protocol import aggregate_keys, manifest_keys, notice_keys, payload_keys
 from templar_pl.roles.audit_findings import AuditedWindow, Check, Finding, Verdict, first_fault, summary
@@ -253,6 +254,40 @@ def test_a_manifest_of_a_window_to_come_excuses_nothing(world: World) -> None:
     world.stored("manifest", 10**9 - 1, ".json").write_bytes(b"x")
 
     assert of_absent_payload(world, LAST + 3).verdict == Verdict.DIFFERS
+
+
+class UnlistableReader(LocalReader):
+    """A bucket that gives what it is asked for, and does not say what it has."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        raise StoreError("access denied")
+
+
+class OneUnlistable(LocalBuckets):
+    def __init__(self, root: Path, address: str) -> None:
+        super().__init__(root, "nobody")
+        self._at, self._address = root, address
+
+    def of(self, address: str) -> LocalReader:
+        return UnlistableReader(self._at, address) if address == self._address else super().of(address)
+
+
+@pytest.mark.parametrize("is_listed", [True, False], ids=["listed", "not named"])
+def test_a_bucket_that_cannot_be_listed_ends_no_audit_and_excuses_nothing(world: World, is_listed: bool) -> None:
+    world.payload(EARLY, 1).unlink()
+    if not is_listed:
+        payloads = {uid: sha256 for uid, sha256 in world.manifest(EARLY).payloads.items() if uid != 1}
+        world.lie(EARLY, payloads=payloads)
+    buckets = OneUnlistable(world.folder / "store", world.miner(1).hotkey)
+    view = replace(world.view(), buckets=buckets, open_window=lambda: Window(LAST + 3))
+
+    audited = world.audit(EARLY, EARLY, view=view, keep_windows=STALLED_KEEP)
+
+    findings = next(a for a in audited if a.window == EARLY).findings
+    check, verdict = (Check.PAYLOADS, Verdict.UNKNOWN) if is_listed else (Check.NOT_NAMED, Verdict.UNCHECKED)
+    assert findings[check].verdict == verdict
+    assert "uid 1" in findings[check].words
+    assert "access denied" in findings[check].words
 
 
 def test_nobody_is_excused_where_the_aggregator_kept_up_with_the_clock(world: World) -> None:
