@@ -83,7 +83,8 @@ def test_of_too_many_lists_the_oldest_are_left_out() -> None:
             listed = peer_list(effective_from=Window(start), uids=each)
             standing = listed.after(standing, Window(0))
 
-        assert standing is not None and standing.earlier is not None
+        assert standing is not None
+        assert standing.earlier is not None
         assert [held.effective_from for held in standing.earlier] == list(range(89 - most, 89))
 
 
