@@ -22,20 +22,17 @@ class Kept:
     def __init__(
         self, view: RunView, keep_windows: int, check_interrupt: Callable[[], None], patience_s: float = DELETION_S
     ) -> None:
-        """Look which windows there are.
+        """Store where to look.
 
         Args:
             view: of the run.
             keep_windows: windows that miners keep their payloads for.
             check_interrupt: asked while a deletion is waited for; raises what should end the audit.
             patience_s: seconds to wait for a deletion that is under way.
-
-        Raises:
-            StoreError: the bucket of the aggregator cannot be read.
         """
         self._view, self._check_interrupt, self._patience_s = view, check_interrupt, patience_s
         self.keep_windows = keep_windows
-        self._listed = set(self.windows())
+        self._standing: set[Window] = set()
 
     def windows(self) -> list[Window]:
         """Return the windows that have a manifest, ascending. Raises `StoreError`."""
@@ -60,17 +57,20 @@ class Kept:
         return not any(window + self.keep_windows <= newer <= now for newer in listed)  # miners may be a window ahead
 
     def is_deleted(self, window: Window) -> bool:
-        """Return whether the aggregator has deleted a window and all before it, and something since it was asked last.
+        """Return whether the aggregator has deleted a window and all before it.
 
-        A deletion that is under way is waited for. Raises `StoreError`.
+        A deletion may be under way of which no manifest tells yet: it is waited for, once for each window.
+
+        Raises:
+            StoreError: the bucket of the aggregator cannot be read.
         """
         give_up = time.monotonic() + self._patience_s
-        before, self._listed = self._listed, set(self.windows())
         while True:
-            if self._listed and min(self._listed) > window:
+            listed = self.windows()
+            if listed and listed[0] > window:
                 return True
-            if before <= self._listed or time.monotonic() >= give_up:
+            if window in self._standing or time.monotonic() >= give_up:
+                self._standing.add(window)
                 return False
             self._check_interrupt()
             threading.Event().wait(_SLICE_S)
-            self._listed = set(self.windows())

@@ -13,7 +13,7 @@ from templar_pl.protocol import Manifest
 from templar_pl.protocol.peer import Peer
 from templar_pl.roles.audit_checkpoints import CheckpointAudit
 from templar_pl.roles.audit_findings import NOTHING, AuditedWindow, Check
-from templar_pl.roles.audit_kept import Kept
+from templar_pl.roles.audit_kept import DELETION_S, Kept
 from templar_pl.roles.audit_replay import Replay
 from templar_pl.roles.audit_store import Evidence, StoreAudit
 from templar_pl.training.replica import Replica
@@ -39,9 +39,15 @@ class RunAudit:
     """An audit of one run."""
 
     def __init__(
-        self, view: RunView, replica: Replica, numbers: HParams, folder: Path, check_interrupt: Callable[[], None]
+        self,
+        view: RunView,
+        replica: Replica,
+        numbers: HParams,
+        folder: Path,
+        check_interrupt: Callable[[], None],
+        patience_s: float = DELETION_S,
     ) -> None:
-        """Look which windows and checkpoints there are.
+        """Look which checkpoints there are.
 
         Args:
             view: of the run.
@@ -49,13 +55,14 @@ class RunAudit:
             numbers: of the run.
             folder: for what is fetched; of this process alone; must exist.
             check_interrupt: asked often; raises what should end the audit.
+            patience_s: seconds to wait for a deletion that is under way.
 
         Raises:
             StoreError: a bucket cannot be read.
         """
         self._view, self._check_interrupt = view, check_interrupt
         self._replay = Replay(replica, view.verify, check_interrupt)
-        self._kept = Kept(view, numbers.window.stale_retention, check_interrupt)
+        self._kept = Kept(view, numbers.window.stale_retention, check_interrupt, patience_s)
         self._store = StoreAudit(view, replica.digest, replica.codec.grids, self._kept, folder, numbers)
         wanted = Wanted(view.run, replica.digest, view.start_window, replica.state, view.verify)
         sources = [_source(view, peer) for peer in (view.aggregator, view.validator) if peer is not None]

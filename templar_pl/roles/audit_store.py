@@ -262,7 +262,8 @@ class StoreAudit:
             return Finding(Verdict.GONE, "it is not published yet")
         if self._kept.must_have_payloads(window):
             return self._missing(found, "there is none, though later windows have manifests")
-        found.is_deleted = found.is_deleted or self._kept.is_deleted(window)
+        if found.payloads is None:  # else the update is made of those
+            found.is_deleted = found.is_deleted or self._kept.is_deleted(window)
         return Finding(Verdict.GONE, "it is deleted")
 
     def _missing(self, found: Evidence, words: str, *, otherwise: Verdict = Verdict.GONE) -> Finding:

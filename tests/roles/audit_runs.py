@@ -284,5 +284,5 @@ class World:
             window=WindowConfig(stale_retention=keep_windows),
             peers=PeersConfig(max_topk_peers=max_peers, minimum_peers=1),
         )
-        audit = RunAudit(view or self.view(), self.replica(seed), numbers, folder, check_interrupt)
+        audit = RunAudit(view or self.view(), self.replica(seed), numbers, folder, check_interrupt, patience_s=0.5)
         return list(audit.windows(audit.begin(first, last)))

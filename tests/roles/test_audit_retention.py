@@ -179,8 +179,37 @@ def test_old_windows_that_are_deleted_in_any_order_are_waited_for(world: World) 
     thread.start()
 
     assert kept.is_deleted(Window(START + 6))
-    assert not kept.is_deleted(Window(START + 7))
+    assert not Kept(world.view(), KEEP, waiting.set, patience_s=0.3).is_deleted(Window(START + 7))
     thread.join(60)
+
+
+def test_an_aggregate_that_is_deleted_before_all_manifests_is_waited_for(world: World) -> None:
+    waiting = threading.Event()
+    world.stored("aggregate", START, ".bin").unlink()
+
+    def go_on() -> None:
+        assert waiting.wait(60)
+        for kind, ending in (("aggregate", ".json"), ("manifest", ".json")):
+            world.stored(kind, START, ending).unlink()
+
+    kept = Kept(world.view(), KEEP, waiting.set, patience_s=60)
+    thread = threading.Thread(target=go_on)
+    thread.start()
+
+    assert kept.is_deleted(Window(START))
+    thread.join(60)
+
+
+def test_what_was_waited_for_in_vain_is_not_waited_for_again(world: World) -> None:
+    slices: list[bool] = []
+    kept = Kept(world.view(), KEEP, lambda: slices.append(True), patience_s=0.3)
+
+    assert not kept.is_deleted(Window(START + 6))
+    before = len(slices)
+    assert not kept.is_deleted(Window(START + 6))
+
+    assert before > 0
+    assert len(slices) == before
 
 
 def test_a_run_that_vanishes_as_a_whole_is_no_deletion_of_old_windows(world: World) -> None:
