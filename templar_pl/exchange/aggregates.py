@@ -48,6 +48,9 @@ D = TypeVar("D", Manifest, AggregateNotice)
 _CHUNK_BYTES = 2**17  # some blocks
 _MEND = "delete it, or give the run another name"
 
+MEND_MANIFEST = "restore it, or begin another --store.run"
+"""About a damaged one: others may have applied what it was, so no other may take its place."""
+
 
 class FileBucket(Bucket, LargeBucket, Protocol):
     """A bucket that is ours to write objects and files to."""
@@ -108,11 +111,14 @@ class AggregatePublisher:
         self._signer, self._verify = signer, verify
 
     def newest_manifest(self) -> Window | None:
-        """Return the last window of which the bucket holds a manifest, None if of none. Raises `StoreError`."""
-        keys = manifest_keys(self._run)
-        return max(
-            (w for key in self._bucket.list(keys.prefix) if (w := keys.window_of(key)) is not None), default=None
-        )
+        """Return the last window whose manifest was published, None if none was. Raises `StoreError`.
+
+        An aggregate and its notice come after their manifest, so they tell of one that is deleted.
+        """
+        kinds = [keys(self._run) for keys in (manifest_keys, notice_keys, aggregate_keys)]
+        found = [key for prefix in {keys.prefix for keys in kinds} for key in self._bucket.list(prefix)]
+        windows = [keys.window_of(key) for keys in kinds for key in found]
+        return max((window for window in windows if window is not None), default=None)
 
     def publish_manifest(self, manifest: Manifest) -> StandingManifest:
         """Put a manifest, unless there is one for the window; return what the bucket holds.
@@ -179,7 +185,7 @@ class AggregatePublisher:
         try:
             return _read(self._bucket, asked, kind, self._verify)
         except DocumentError as error:
-            raise ConfigError(f"{asked.key} in the own bucket cannot be used: {error}; {_MEND}") from error
+            raise ConfigError(f"{asked.key} in the own bucket cannot be used: {error}; {kind.mend}") from error
 
 
 class AggregateSource:
@@ -313,10 +319,12 @@ class _Kind(Generic[D]):
 
     max_bytes: int
     decode: Callable[[bytes, Verify], tuple[bytes, D]]
+    mend: str
+    """What to do about an own one that is damaged."""
 
 
-_MANIFEST = _Kind(MAX_MANIFEST_BYTES, decode_manifest)
-_NOTICE = _Kind(MAX_NOTICE_BYTES, decode_notice)
+_MANIFEST = _Kind(MAX_MANIFEST_BYTES, decode_manifest, MEND_MANIFEST)
+_NOTICE = _Kind(MAX_NOTICE_BYTES, decode_notice, _MEND)
 
 
 def _read(bucket: BucketReader, asked: _Asked, kind: _Kind[D], verify: Verify) -> tuple[bytes, D]:

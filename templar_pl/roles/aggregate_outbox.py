@@ -13,6 +13,7 @@ from torch import Tensor
 
 from templar_pl.errors import ConfigError, DocumentError, ObjectMissingError, StoreError, TransientError
 from templar_pl.exchange import AggregatePublisher, AggregateSource, StandingManifest, read_aggregate
+from templar_pl.exchange.aggregates import MEND_MANIFEST
 from templar_pl.protocol import AggregateNotice, Manifest, Shapes, Verify
 from templar_pl.training.patience import Patience
 from templar_pl.units import Window
@@ -25,6 +26,7 @@ Update = Callable[[], Iterable[tuple[str, Tensor]]]
 """Makes the update of a window, tensor by tensor, by name; may be called again after a failure."""
 
 _POLL_S = 0.2
+_MEND = "delete that object, or give the run another name"
 
 
 class Outbox:
@@ -62,10 +64,10 @@ class Outbox:
             StoreError: the store failed.
         """
         what = f"the own manifest of window {window} cannot be read"
-        return self._read_own(what, lambda: self._own.fetch_manifest(window))
+        return self._read_own(what, lambda: self._own.fetch_manifest(window), MEND_MANIFEST)
 
     def newest(self) -> Window | None:
-        """Return the last window whose manifest was published, None if there is none. Raises `StoreError`."""
+        """Return the last window whose manifest was published, None if none was. Raises `StoreError`."""
         return self._patience.insist("the own manifests cannot be listed", self._publisher.newest_manifest)
 
     def publish(self, manifest: Manifest) -> StandingManifest:
@@ -148,17 +150,16 @@ class Outbox:
 
     def _notice(self, standing: StandingManifest) -> AggregateNotice | None:
         what = f"the notice of the own aggregate of window {standing.manifest.window} cannot be read"
-        return self._read_own(what, lambda: self._own.fetch_notice(standing))
+        return self._read_own(what, lambda: self._own.fetch_notice(standing), _MEND)
 
-    def _read_own(self, what: str, read: Callable[[], T]) -> T | None:
+    def _read_own(self, what: str, read: Callable[[], T], mend: str) -> T | None:
         """Return a document from the own bucket, None if it is not there."""
         try:
             return self._patience.insist(what, read)
         except ObjectMissingError:
             return None
         except DocumentError as error:
-            reason = f"the own bucket cannot be used: {error}; delete that object, or give the run another name"
-            raise ConfigError(reason) from error
+            raise ConfigError(f"the own bucket cannot be used: {error}; {mend}") from error
 
     def read(self, path: Path, standing: StandingManifest) -> Iterator[tuple[str, Tensor]]:
         """Read an aggregate that was fetched, tensor by tensor. Raises `AggregateError`, also at the end."""

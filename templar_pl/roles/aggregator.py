@@ -207,9 +207,9 @@ def _refuse_second(window: Window, newest: Window | None) -> None:
     """
     if newest is not None and window <= newest:
         raise OutOfSyncError(
-            f"window {window}: its manifest was published, since that of window {newest} is there, and is deleted: it "
-            "is not written a second time. The newer checkpoints of this node cannot be used: restore one of them, or "
-            "begin another --store.run"
+            f"window {window}: its manifest was published, since that of window {newest} is there, or its aggregate, "
+            "and is deleted: it is not written a second time. No newer checkpoint of this node can be used: restore "
+            "the manifest or such a checkpoint, or begin another --store.run"
         )
 
 

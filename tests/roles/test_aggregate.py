@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from templar_pl.protocol import (
     notice_keys,
     payload_key,
 )
+from templar_pl.protocol.keys import WindowKeys
 from templar_pl.roles.aggregate import AggregateConfig, run_aggregate
 from templar_pl.training import LocalNetwork, RecoveryConfig
 from templar_pl.units import Uid, Window
@@ -239,6 +241,28 @@ def test_a_manifest_that_was_published_and_deleted_is_not_written_anew(past: Pas
 
     assert list(bucket.list(keys.prefix)) == left
     assert keys.key(Window(0)) not in left
+
+
+@pytest.mark.parametrize("left", [notice_keys, aggregate_keys])
+def test_the_newest_manifest_is_not_written_anew_either(past: PastRun, left: Callable[[str], WindowKeys]) -> None:
+    run_aggregate(aggregator(past.folder, 8))  # the newest checkpoint is that before window 6
+    (gone,) = {notice_keys, aggregate_keys} - {left}
+    past.bucket().delete([keys("run").key(Window(7)) for keys in (manifest_keys, gone)])
+
+    with pytest.raises(OutOfSyncError, match="window 7: its manifest was published, .* or its aggregate"):
+        run_aggregate(aggregator(past.folder, 8))
+
+    assert manifest_keys("run").key(Window(7)) not in list(past.bucket().list("run/manifest/"))
+
+
+def test_a_damaged_manifest_is_not_to_be_deleted(past: PastRun) -> None:
+    run_aggregate(aggregator(past.folder, 8))
+    past.bucket().put(manifest_keys("run").key(Window(7)), b"damaged")
+
+    with pytest.raises(ConfigError, match=r"restore it, or begin another --store\.run") as caught:
+        run_aggregate(aggregator(past.folder, 8))
+
+    assert "delete" not in str(caught.value)
 
 
 def test_fewer_windows_than_the_checkpoints_reach_back_are_refused(tmp_path: Path) -> None:
