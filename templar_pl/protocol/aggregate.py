@@ -210,6 +210,7 @@ def _pieces(head: AggregateHead, update: Iterable[tuple[str, Tensor]], shapes: S
         for size in _block_sizes(len(flat)):
             yield pack_block(_as_ternary(flat[start : start + size], name))
             start += size
+        del tensor, flat  # or they would be here while the next one is made
         yield None
     if names:
         raise ValueError(f"the update lacks {len(names)} parameters, the first is {names[0]}")

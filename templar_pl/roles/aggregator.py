@@ -186,6 +186,7 @@ class Aggregator:
             if computed is None:
                 return
             yield computed
+            del computed  # or it would be here while the next one is computed
 
     def _check_parameters(self, window: Window) -> None:
         """Compare what following came to with what the last manifest says; once, since each window follows from it."""

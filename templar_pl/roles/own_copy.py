@@ -200,6 +200,7 @@ class OwnCopy:
         for part in self._replica.codec.updates([payload.chunks]):
             self._patience.check_interrupt()
             yield part
+            del part  # or it would be here while the next one is made
 
 
 @dataclass(frozen=True, slots=True)

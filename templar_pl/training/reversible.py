@@ -64,6 +64,7 @@ class ReversibleModel:
             parameter = self._parameters[name]
             parameter.copy_(self._backup[name])
             parameter.add_(direction.to(parameter.device, parameter.dtype), alpha=-rate)
+            del direction  # or it would be here while the next one is made
             as_before.pop(name, None)
         for name, before in as_before.items():
             self._parameters[name].copy_(before)

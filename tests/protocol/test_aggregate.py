@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tracemalloc
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -130,6 +131,22 @@ def test_no_tensor_that_was_yielded_is_kept_while_the_next_one_is_read() -> None
         del tensor
 
     assert len(places) == 1
+
+
+def test_no_tensor_is_held_while_the_next_one_of_an_update_is_made() -> None:
+    shapes = dict.fromkeys("abc", (2**18 + 1,))
+    made: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+
+    def fresh(shape: tuple[int, ...]) -> Tensor:
+        held.append(sum(tensor() is not None for tensor in made))
+        tensor = torch.ones(shape)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    list(encode_aggregate(head(), ((name, fresh(shape)) for name, shape in shapes.items()), shapes, HashSigner()))
+
+    assert held == [0, 0, 0]
 
 
 @given(updates())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -63,6 +64,23 @@ def test_whatever_bits_parameters_have_they_have_them_again(values: list[int], r
             reversible.apply_(signs(module, trial), rate)
 
     assert all_bits(module) == before
+
+
+def test_no_tensor_of_an_update_is_held_while_the_next_one_is_made() -> None:
+    module = Tied()
+    made: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+
+    def fresh(parameter: Tensor) -> Tensor:
+        held.append(sum(tensor() is not None for tensor in made))
+        tensor = torch.ones_like(parameter)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    with ReversibleModel(module, dict(module.named_parameters())) as reversible:
+        reversible.apply_(((name, fresh(parameter)) for name, parameter in module.named_parameters()), 0.5)
+
+    assert held == [0] * len(list(module.named_parameters()))
 
 
 def test_every_update_starts_from_the_first_parameters() -> None:
