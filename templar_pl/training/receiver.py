@@ -30,7 +30,7 @@ from templar_pl.units import Window
 log = logging.getLogger(__name__)
 
 
-class Receiver:
+class WindowReceiver:
     """Collects windows and makes their updates."""
 
     def __init__(

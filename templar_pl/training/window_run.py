@@ -25,7 +25,7 @@ from templar_pl.training.open_run import OpenRun
 from templar_pl.training.opening import open_trail
 from templar_pl.training.own_momentum import NEVER, OwnMomentum
 from templar_pl.training.phases import Phase, PhaseClock
-from templar_pl.training.receiver import Receiver
+from templar_pl.training.receiver import WindowReceiver
 from templar_pl.units import Window
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class WindowRun:
         self._start_window = 0
         self._check_interrupt: Callable[[], None] = lambda: None
         self._catch_up: CatchUp | None = None
-        self._receiver: Receiver | None = None
+        self._receiver: WindowReceiver | None = None
         self._has_begun = False  # whether this life has taken part, so that it knows of all that was sent
         self._opened: OpenRun | None = None
 
@@ -110,7 +110,7 @@ class WindowRun:
         return self._catch_up
 
     @property
-    def receiver(self) -> Receiver:
+    def receiver(self) -> WindowReceiver:
         """What makes updates of windows. Raises `RuntimeError` before `open`."""
         if self._receiver is None:
             raise RuntimeError("the network is not open")
@@ -150,7 +150,7 @@ class WindowRun:
         self._opened = opened
         self._catch_up = CatchUp(FollowingModel(model, self), self._codec, trail, limits, watch=watch)
         left, wait_s = opened.chain.seconds_left, connection.manifest_wait_s
-        self._receiver = Receiver(
+        self._receiver = WindowReceiver(
             opened.round_trip, self._codec, trail, seconds_left=left, wait_s=wait_s, limits=limits
         )
 

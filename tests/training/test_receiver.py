@@ -19,7 +19,7 @@ from templar_pl.exchange.round_trip import RoundTrip
 from templar_pl.exchange.window_values import Collected, Identity
 from templar_pl.protocol import notice_keys
 from templar_pl.training.phases import Phase, PhaseClock
-from templar_pl.training.receiver import Receiver
+from templar_pl.training.receiver import WindowReceiver
 from templar_pl.units import Uid, Window
 from tests.training.past_run import CONFIG, CPU, RUN, START, PastRun
 
@@ -43,7 +43,7 @@ def receiver(
     wait_s: float = 0.0,
     check_interrupt: Callable[[], None] = lambda: None,
     **trail: Any,
-) -> Receiver:
+) -> WindowReceiver:
     """Return what receives windows for a node that sends nothing."""
     codec = MomentumCodec(run.shapes, CONFIG, CPU)
     buckets = LocalBuckets(run.folder / "store", "joiner")
@@ -51,7 +51,7 @@ def receiver(
     identity = Identity(RUN, run.live.digest, Uid(99), address="joiner", signer=signer, verify=verify)
     record: Any = None  # what a window consists of is given
     trip = RoundTrip(codec, identity, buckets=buckets, record=record, source=run.payloads(), timeout_s=1.0)
-    return Receiver(
+    return WindowReceiver(
         trip, codec, run.trail(**trail), seconds_left=seconds_left, wait_s=wait_s, limits=run.limits(check_interrupt)
     )
 
