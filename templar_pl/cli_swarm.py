@@ -19,7 +19,7 @@ from templar_pl.cli import set_up_log
 from templar_pl.cli_roles import RoleCLI, run_role
 from templar_pl.errors import ConfigError
 from templar_pl.roles.node import Node
-from templar_pl.roles.supervisor import Command, Patience, Program
+from templar_pl.roles.supervisor import Command, Program, RestartPolicy
 from templar_pl.roles.swarm import Node as SwarmNode
 from templar_pl.roles.swarm import Swarm, exit_code, run_swarm
 from templar_pl.roles.swarm_folder import MARK, own_folder
@@ -145,7 +145,7 @@ def _swarm(config: SwarmConfig, root: Path, view: LocalView, digest: bytes, scre
             environment=environment,
             keeps_open=(lock,),
         )
-        nodes.append(SwarmNode(member, view.hotkeys[member.name], Program(member.name, command, Patience())))
+        nodes.append(SwarmNode(member, view.hotkeys[member.name], Program(member.name, command, RestartPolicy())))
     watched = Watched(
         run=view.run,
         digest=digest,

@@ -47,7 +47,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RestartPolicy:
     """How long, and how often, an end is answered with another start."""
 
     first_pause_s: float = 1.0
@@ -82,15 +82,15 @@ class Command:
 class Program:
     """One program that is kept alive."""
 
-    def __init__(self, name: str, command: Command, patience: Patience) -> None:
+    def __init__(self, name: str, command: Command, policy: RestartPolicy) -> None:
         """Store what to run; nothing is started.
 
         Args:
             name: for messages.
             command: what to run.
-            patience: with ends.
+            policy: what an end is answered with.
         """
-        self.name, self._command, self._patience = name, command, patience
+        self.name, self._command, self._policy = name, command, policy
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = self._due_at = 0.0
         self._is_held = self._must_end = False
@@ -135,7 +135,7 @@ class Program:
             code = self._process.poll()
             if code is not None:
                 self._note_end(code)
-            elif time.monotonic() - self._started_at > self._patience.steady_s:
+            elif time.monotonic() - self._started_at > self._policy.steady_s:
                 self._ends = 0
         if self.state is State.RESTARTING and time.monotonic() >= self._due_at:
             self.start()
@@ -190,12 +190,12 @@ class Program:
         if self._is_held:
             self.state = State.DOWN
             return
-        if code == EXIT_SETTINGS or self._ends + 1 >= self._patience.tries:
+        if code == EXIT_SETTINGS or self._ends + 1 >= self._policy.tries:
             self.state = State.FAILED
             told = self._command.log_file
             log.error("%s: %s, and is not started again; %s says why", self.name, self.last_end, told)
             return
-        pause_s = min(self._patience.longest_pause_s, self._patience.first_pause_s * 2**self._ends)
+        pause_s = min(self._policy.longest_pause_s, self._policy.first_pause_s * 2**self._ends)
         self._ends += 1
         self._due_at, self.state = time.monotonic() + pause_s, State.RESTARTING
         log.warning("%s: %s, and is started again in %.0f s", self.name, self.last_end, pause_s)

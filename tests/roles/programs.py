@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from templar_pl.roles.supervisor import Command, Patience, Program
+from templar_pl.roles.supervisor import Command, Program, RestartPolicy
 from templar_pl.roles.swarm_folder import MARK, own_folder
 
 LONG_S = 300.0
@@ -69,7 +69,7 @@ def swarm(folder: Path, name: str) -> None:
         command = Command(
             module="tests.roles.programs", arguments=arguments, log_file=folder / "log", keeps_open=(lock,)
         )
-        program = Program(name, command, Patience())
+        program = Program(name, command, RestartPolicy())
         program.start()
         time.sleep(LONG_S)
 
@@ -85,7 +85,7 @@ def supervise(folder: Path, name: str) -> None:
     for child in name.split("+"):
         arguments = ["obedient", str(folder), child]
         command = Command(module="tests.roles.programs", arguments=arguments, log_file=folder / "log")
-        kept.append(Program(child, command, Patience()))
+        kept.append(Program(child, command, RestartPolicy()))
     for program in kept:
         program.start()
     while True:

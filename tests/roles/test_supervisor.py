@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from templar_pl.roles.supervisor import Command, Patience, Program, State, end_in_order
+from templar_pl.roles.supervisor import Command, Program, RestartPolicy, State, end_in_order
 
 ROOT = Path(__file__).parents[2]
 LONG_S = 60.0
-QUICK = Patience(first_pause_s=0.05, longest_pause_s=0.2, tries=3)
+QUICK = RestartPolicy(first_pause_s=0.05, longest_pause_s=0.2, tries=3)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     monkeypatch.chdir(ROOT)
     made: list[Program] = []
 
-    def make(what: str, name: str, patience: Patience = QUICK) -> Program:
+    def make(what: str, name: str, patience: RestartPolicy = QUICK) -> Program:
         arguments = [what, str(tmp_path), name]
         command = Command(module="tests.roles.programs", arguments=arguments, log_file=tmp_path / f"{name}.log")
         made.append(Program(name, command, patience))
@@ -95,7 +95,7 @@ def test_a_program_that_is_held_down_comes_back_only_when_it_is_released(
 
 
 def test_a_program_that_is_about_to_be_started_again_is_held_down_too(make: Callable[..., Program]) -> None:
-    program = make("broken", "7", Patience(first_pause_s=0.1, tries=100))
+    program = make("broken", "7", RestartPolicy(first_pause_s=0.1, tries=100))
     program.start()
     wait_until(lambda: program.state is State.RESTARTING, program)
 
@@ -110,7 +110,7 @@ def test_a_program_that_is_about_to_be_started_again_is_held_down_too(make: Call
 
 
 def test_a_program_that_ends_again_and_again_is_given_up_after_pauses_that_grow(make: Callable[..., Program]) -> None:
-    program = make("broken", "7", Patience(first_pause_s=0.2, longest_pause_s=10, tries=3))
+    program = make("broken", "7", RestartPolicy(first_pause_s=0.2, longest_pause_s=10, tries=3))
     program.start()
     pauses: list[float] = []
     ended_at = 0.0
@@ -174,7 +174,7 @@ def test_nobody_is_waited_for_in_a_hurry(make: Callable[..., Program], tmp_path:
 
 
 def test_a_program_waiting_for_its_next_start_is_not_started_once_it_must_end(make: Callable[..., Program]) -> None:
-    program = make("broken", "7", Patience(first_pause_s=0.1, tries=100))
+    program = make("broken", "7", RestartPolicy(first_pause_s=0.1, tries=100))
     program.start()
     wait_until(lambda: program.state is State.RESTARTING, program)
 
