@@ -87,5 +87,6 @@ _FORM = Form(
             "penalties": list_of(nested(_PENALTY), "a penalty"),
             "evaluation": Field(_write_evaluation, _read_evaluation),
         },
+        optional={"secret": DIGEST},
     ),
 )

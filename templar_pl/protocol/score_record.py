@@ -150,10 +150,17 @@ class ScoreRecord:
     evaluation: EvaluationNote | str
     """How some of them were evaluated, or why nobody was, in at most MAX_WORDS printable ASCII characters."""
 
+    secret: bytes | None = None
+    """32 bytes that all draws follow from, where nobody was evaluated; else they are in `evaluation`."""
+
     def __post_init__(self) -> None:
         score_keys(self.run)  # refuses a name that no key could have
         check_digests(self, "digest")
         check_between(self, window=(0, MAX_WINDOW))
+        if self.secret is not None:
+            check_digests(self, "secret")
+            if not isinstance(self.evaluation, str):
+                raise ValueError("the secret of a window with an evaluation is in that, not beside it")
         if len(self.miners) > MAX_SCORED or not all(0 <= uid <= MAX_UID for uid in self.miners):
             raise ValueError(f"a record is of at most {MAX_SCORED} uids in 0..{MAX_UID}, got {len(self.miners)}")
         if len(self.penalties) > _MAX_PENALTIES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from templar_pl.chain import Chain
 from templar_pl.errors import ConfigError, StoreError
@@ -128,6 +128,8 @@ class Scorer:
         record = make_record(
             (self._run.name, self._run.digest), sighting, records, judgement, evaluated.note, self._numbers.scoring
         )
+        if isinstance(evaluated.note, str):
+            record = replace(record, secret=draw.secret)  # payloads were compared by it
         knowledge = Knowledge(judgement.state, lineage, knowledge.weights_window)
         self._parts.journal.write(knowledge, encode_score_record(record, self._run.signer))
         self._before = sighting

@@ -63,13 +63,15 @@ def score_records(draw: st.DrawFn) -> ScoreRecord:
         losses=st.dictionaries(some, losses, max_size=3),
     )
     reasons = st.from_regex("[a-z_]{1,32}", fullmatch=True)
+    evaluation = draw(note | st.from_regex(r"[ -~]{1,120}", fullmatch=True))
     return ScoreRecord(
         run=draw(runs),
         digest=draw(digests),
         window=draw(windows),
         miners=miners,
         penalties=tuple(draw(st.lists(st.builds(PenaltyNote, some, reasons, statements), max_size=3))),
-        evaluation=draw(note | st.from_regex(r"[ -~]{1,120}", fullmatch=True)),
+        evaluation=evaluation,
+        secret=draw(st.none() | digests) if isinstance(evaluation, str) else None,
     )
 
 
@@ -109,7 +111,7 @@ def score_statement(record: ScoreRecord) -> JsonMap:
         elif isinstance(miner.steps_behind, float):
             said["steps_behind"] = miner.steps_behind.hex()
         miners["%d" % uid] = said  # noqa: UP031 - another way than the code's
-    return {
+    return ({} if record.secret is None else {"secret": record.secret.hex()}) | {
         "digest": record.digest.hex(),
         "evaluation": evaluation_statement(record.evaluation),
         "miners": miners,

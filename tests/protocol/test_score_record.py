@@ -168,6 +168,8 @@ WRONG_FIELDS: dict[str, tuple[dict[str, object], str]] = {
     "evidence as a text": ({"penalties": [NOTED | {"evidence": "x"}]}, "evidence must be a map, got a str"),
     "a penalty of a stranger": ({"penalties": [NOTED | {"uid": 9}]}, r"of miners of the record, got uids \[9\]"),
     "penalties without end": ({"penalties": [NOTED] * 3073}, "at most 3072 penalties, got 3073"),
+    "two secrets": ({"secret": "00" * 32}, "the secret of a window with an evaluation is in that"),
+    "a secret of nothing": ({"evaluation": "late", "secret": ""}, "secret must be 64 of 0-9 and a-f"),
     "no evaluation and no words": ({"evaluation": ""}, "words must be 1..120 printable"),
     "an evaluation as a list": ({"evaluation": []}, "evaluation must be a map, got a list"),
     "a secret too short": (note(secret="00"), "secret must be 64 of 0-9 and a-f"),  # noqa: S106 - a public one

@@ -206,6 +206,20 @@ def test_windows_that_come_too_fast_are_judged_without_evaluation(
     assert "nobody is evaluated: window 8 is open already" in caplog.text
 
 
+def test_the_secret_of_a_window_is_published_whether_payloads_are_evaluated_or_not(world: World) -> None:
+    world.train(range(7))
+    scorer, _ = validator_of(world)
+    for opened in (4, 8, 8):
+        world.open(opened)
+        scorer.run(1)
+
+    assert isinstance(record_of(world, 2).evaluation, EvaluationNote)
+    assert record_of(world, 2).secret is None  # it is in the evaluation
+    late = [record_of(world, window).secret for window in (3, 4)]
+    assert [len(secret or b"") for secret in late] == [32, 32]
+    assert late[0] != late[1]
+
+
 def test_windows_whose_payloads_are_deleted_are_left_out_and_nobody_is_silent_in_them(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
