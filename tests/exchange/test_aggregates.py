@@ -220,9 +220,13 @@ def test_something_else_in_the_own_bucket_is_refused(scene: Scene, data: bytes) 
     scene.bucket.put(MANIFEST, data)
     scene.bucket.put(NOTICE, data)
 
-    with pytest.raises(ConfigError, match=r"000001234\.json in the own bucket cannot be used.*; restore it, or begin another"):
+    with pytest.raises(
+        ConfigError, match=r"000001234\.json in the own bucket cannot be used.*; restore it, or begin another"
+    ):
         scene.publisher().publish_manifest(manifest())
-    with pytest.raises(ConfigError, match=r"000001234\.json in the own bucket cannot be used.*; delete it, or give the run another"):
+    with pytest.raises(
+        ConfigError, match=r"000001234\.json in the own bucket cannot be used.*; delete it, or give the run another"
+    ):
         scene.publisher().publish_aggregate(standing, by_name(UPDATE), SHAPES)
 
 

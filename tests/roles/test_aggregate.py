@@ -249,7 +249,7 @@ def test_the_newest_manifest_is_not_written_anew_either(past: PastRun, left: Cal
     (gone,) = {notice_keys, aggregate_keys} - {left}
     past.bucket().delete([keys("run").key(Window(7)) for keys in (manifest_keys, gone)])
 
-    with pytest.raises(OutOfSyncError, match="window 7: its manifest was published, .* or its aggregate"):
+    with pytest.raises(OutOfSyncError, match=r"window 7: its manifest was published, .* or its aggregate"):
         run_aggregate(aggregator(past.folder, 8))
 
     assert manifest_keys("run").key(Window(7)) not in list(past.bucket().list("run/manifest/"))
