@@ -46,16 +46,19 @@ class StoredLists:
         return Listed(is_member=not found.uids or uid in found.uids)
 
     def _read(self, window: Window) -> PeerListFile | str | None:
-        """Return the list; None where there never was any; words where nobody knows."""
+        """Return the list; None where nobody has any; words where nobody knows: one that cannot be read may count."""
         view = self._view
         if view.validator is not None:
             return self._list_of(view.validator)
         peers = [peer for peer in view.register(window).values() if peer.address]
-        lists = zip(peers, in_parallel(self._list_of, peers, _NUM_READERS), strict=True)
-        publish = [f"uid {peer.uid}" for peer, found in lists if isinstance(found, PeerListFile)]
-        if not publish:
-            return None
-        return f"a list of peers is published by {', '.join(publish)}: name a validator by --follow.validator"
+        lists = in_parallel(self._list_of, peers, _NUM_READERS)
+        publish = [
+            f"uid {peer.uid}" for peer, found in zip(peers, lists, strict=True) if isinstance(found, PeerListFile)
+        ]
+        unread = [found for found in lists if isinstance(found, str)]
+        if publish:
+            unread.insert(0, f"a list of peers is published by {', '.join(publish)}")
+        return f"{'; '.join(unread)}: name a validator by --follow.validator" if unread else None
 
     def _list_of(self, peer: Peer) -> PeerListFile | str | None:
         try:

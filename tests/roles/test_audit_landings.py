@@ -244,6 +244,17 @@ def test_a_list_that_cannot_be_read_cannot_be_judged_by(world: World) -> None:
     assert "the list of peers of uid 9 cannot be read" in finding.words
 
 
+def test_a_list_that_cannot_be_read_cannot_be_judged_by_where_no_validator_is_named(world: World) -> None:
+    view = replace(with_validator(unnamed(world), (0, 1)), validator=None)
+    world.path(world.key("validator"), peers_key(RUN)).write_bytes(b"{}")
+
+    finding = found(world, SILENT, Check.NOT_NAMED, view=view)
+
+    assert finding.verdict == Verdict.UNCHECKED
+    assert "the list of peers of uid 9 cannot be read" in finding.words
+    assert "name a validator by --follow.validator" in finding.words
+
+
 def test_who_is_not_named_and_may_have_deleted_what_it_sent_cannot_be_checked(world: World) -> None:
     world.lie(SILENT, left_out={})
 
