@@ -12,7 +12,7 @@ from typing import TypeVar
 from templar_pl.chain.database import BUSY_TIMEOUT_S, explain
 from templar_pl.chain.local_config import LocalChainConfig, chain_settings
 from templar_pl.chain.local_register import read_peers, read_senders
-from templar_pl.chain.schema import APPLICATION_ID, compare, refuse_foreign
+from templar_pl.chain.schema import APPLICATION_ID, compare, refuse_foreign, transaction
 from templar_pl.errors import ConfigError
 from templar_pl.protocol.peer import Peer
 from templar_pl.units import Uid, Window
@@ -89,15 +89,16 @@ def read_local_chain(path: Path, *, run: str) -> LocalRecords:
 def _records(connection: sqlite3.Connection, path: Path, run: str) -> LocalRecords | None:
     if not _is_chain(connection, path):
         return None
-    compare(connection, path, {"run": run})
-    meta = dict(connection.execute("SELECT name, value FROM meta"))
-    peers, sends_from = read_peers(connection), read_senders(connection)
-    newest = Window(connection.execute("SELECT MAX(window) FROM windows").fetchone()[0] or 0)
-    if meta["pace"] == "wall":
-        window_s = int(meta["blocks_per_window"]) * float(meta["seconds_per_block"])
-        return LocalRecords(peers, sends_from, float(meta["genesis"]), window_s, newest)
-    (opened_at,) = connection.execute("SELECT opened_at FROM windows WHERE window = 0").fetchone()
-    return LocalRecords(peers, sends_from, float(opened_at), None, newest)
+    with transaction(connection, kind="DEFERRED"):  # all of it as of one moment
+        compare(connection, path, {"run": run})
+        meta = dict(connection.execute("SELECT name, value FROM meta"))
+        peers, sends_from = read_peers(connection), read_senders(connection)
+        newest = Window(connection.execute("SELECT MAX(window) FROM windows").fetchone()[0] or 0)
+        if meta["pace"] == "wall":
+            window_s = int(meta["blocks_per_window"]) * float(meta["seconds_per_block"])
+            return LocalRecords(peers, sends_from, float(meta["genesis"]), window_s, newest)
+        (opened_at,) = connection.execute("SELECT opened_at FROM windows WHERE window = 0").fetchone()
+        return LocalRecords(peers, sends_from, float(opened_at), None, newest)
 
 
 def _ask(path: Path, question: Callable[[sqlite3.Connection], T]) -> T:

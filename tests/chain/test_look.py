@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -118,6 +119,26 @@ def test_who_does_not_know_how_a_chain_keeps_time_reads_it_all_the_same(
             assert [read.open_window(chain_ends_at + late_s) for late_s in (-0.01, 0.01)] == [Window(1), Window(2)]
             assert read.open_window(born_at - 100) == Window(0)
         assert not is_closed or everything(tmp_path) == before
+
+
+def test_who_registers_while_a_chain_is_read_is_in_all_of_it_or_in_nothing(tmp_path: Path, chain: LocalChain) -> None:
+    done = threading.Event()
+
+    def register() -> None:
+        for number in range(60):
+            with contextlib.closing(local_chain(tmp_path, f"n{number}", CONFIG)) as other:
+                other.open()
+                other.register()
+        done.set()
+
+    thread = threading.Thread(target=register)
+    thread.start()
+    try:
+        while not done.is_set():
+            read = read_local_chain(tmp_path / "chain.sqlite", run=RUN)
+            assert read.candidates(Window(10**6)) == read.peers
+    finally:
+        thread.join(60)
 
 
 def test_a_chain_of_another_run_or_none_is_not_read(tmp_path: Path, chain: LocalChain) -> None:
