@@ -33,6 +33,7 @@ class Kept:
         self._view, self._check_interrupt, self._patience_s = view, check_interrupt, patience_s
         self.keep_windows = keep_windows
         self._standing: set[Window] = set()
+        self._newest = Window(-1)
 
     def windows(self) -> list[Window]:
         """Return the windows that have a manifest, ascending. Raises `StoreError`."""
@@ -53,8 +54,10 @@ class Kept:
             StoreError: the bucket of the aggregator cannot be read.
             ChainError: nobody says which window is open.
         """
-        listed, now = self.windows(), self._view.open_window()
-        return not any(window + self.keep_windows <= newer <= now for newer in listed)  # miners may be a window ahead
+        if self._newest < window + self.keep_windows:  # it only grows
+            listed, now = self.windows(), self._view.open_window()
+            self._newest = max((newer for newer in listed if newer <= now), default=Window(-1))
+        return self._newest < window + self.keep_windows  # miners may be a window ahead
 
     def is_deleted(self, window: Window) -> bool:
         """Return whether the aggregator has deleted a window and all before it.

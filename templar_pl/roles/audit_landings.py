@@ -54,7 +54,8 @@ class LandingAudit:
         """Say whose payload should have been listed, or left out with a reason, and is not named at all.
 
         Raises:
-            ChainError: nobody says who was registered.
+            StoreError: the bucket of the aggregator cannot be read.
+            ChainError: nobody says who was registered, or which window is open.
         """
         candidates = {uid: peer for uid, peer in self._view.candidates(manifest.window).items() if peer.address}
         named = manifest.payloads.keys() | manifest.left_out.keys()
@@ -64,7 +65,9 @@ class LandingAudit:
             for uid, peer in sorted(candidates.items())
             if uid not in named and uid in select_peers([*drawn, uid], self._max_peers, manifest.window)
         ]
-        findings = in_parallel(lambda peer: self._unnamed(manifest, peer), missing, _NUM_READERS)
+        answers = in_parallel(lambda peer: self._unnamed(manifest, peer), missing, _NUM_READERS)
+        findings = [answer for answer in answers if isinstance(answer, Finding)]
+        findings += self._absences(manifest.window, [answer for answer in answers if isinstance(answer, Peer)])
         return joined(findings, otherwise=Finding(Verdict.AGREES))
 
     def landed_in_time(self, manifest: Manifest, peer: Peer) -> bool:
@@ -84,26 +87,31 @@ class LandingAudit:
         except StoreError:
             return None
 
-    def _unnamed(self, manifest: Manifest, peer: Peer) -> Finding:
+    def _unnamed(self, manifest: Manifest, peer: Peer) -> Finding | Peer:
+        """Return what is found of a peer; the peer itself if no payload of it is there."""
         start = f"uid {peer.uid} is not named"
         try:
             if not self.landed_in_time(manifest, peer):
                 return NOTHING
         except ObjectMissingError:
-            return self._absence(peer, manifest.window, start)
+            return peer
         except StoreError as error:
             return Finding(Verdict.UNCHECKED, f"{start}, and its bucket cannot be read: {error}")
         return self._unlisted(peer, manifest.window, start)
 
-    def _absence(self, peer: Peer, window: Window, start: str) -> Finding:
-        """Say whether a payload that is not there was never sent."""
-        newest = Window(window + self._kept.keep_windows)
+    def _absences(self, window: Window, peers: list[Peer]) -> list[Finding]:
+        """Say which payloads that are not there were never sent. Raises `StoreError` and `ChainError`."""
+        if peers and self._kept.must_have_payloads(window):
+            return in_parallel(lambda peer: self._absence(window, peer), peers, _NUM_READERS)
+        return [_not_kept(peer) for peer in peers]
+
+    def _absence(self, window: Window, peer: Peer) -> Finding:
         try:
-            if self._kept.must_have_payloads(window) and not self._payloads.has_newer(peer, newest):
-                return NOTHING  # nothing was sent
+            has_newer = self._payloads.has_newer(peer, Window(window + self._kept.keep_windows))
         except StoreError as error:
-            return Finding(Verdict.UNCHECKED, f"{start}, and what it sent, if anything, cannot be told: {error}")
-        return Finding(Verdict.UNCHECKED, f"{start}, and what it sent, if anything, is not kept any more")
+            words = f"uid {peer.uid} is not named, and what it sent, if anything, cannot be told: {error}"
+            return Finding(Verdict.UNCHECKED, words)
+        return _not_kept(peer) if has_newer else NOTHING  # nothing was sent
 
     def _unlisted(self, peer: Peer, window: Window, start: str) -> Finding:
         """Say whether a list of peers is why the payload of a peer does not count."""
@@ -114,6 +122,11 @@ class LandingAudit:
         if not listed.is_member:
             return NOTHING
         return Finding(Verdict.DOUBT, f"{start}, but a valid payload is there that landed in time")
+
+
+def _not_kept(peer: Peer) -> Finding:
+    words = f"uid {peer.uid} is not named, and what it sent, if anything, is not kept any more"
+    return Finding(Verdict.UNCHECKED, words)
 
 
 def _odd_time(uid: Uid, at: float, manifest: Manifest) -> Finding:

@@ -196,12 +196,14 @@ class StoreAudit:
         """Say whether a payload that is not there may have been deleted by its owner."""
         keep = self._kept.keep_windows
         words = f"uid {peer.uid} is not there, though payloads are kept for {keep} windows"
+        gone = Finding(Verdict.GONE, f"uid {peer.uid} is deleted, as all are after {keep} windows")
+        if not self._kept.must_have_payloads(window):
+            return gone
         try:
-            if self._kept.must_have_payloads(window) and not self._payloads.has_newer(peer, Window(window + keep)):
-                return Finding(Verdict.DIFFERS, words)
+            has_newer = self._payloads.has_newer(peer, Window(window + keep))
         except StoreError as error:
             return Finding(Verdict.UNKNOWN, f"{words}, and whether newer ones are cannot be told: {error}")
-        return Finding(Verdict.GONE, f"uid {peer.uid} is deleted, as all are after {keep} windows")
+        return gone if has_newer else Finding(Verdict.DIFFERS, words)
 
     def _look_at_left_out(self, found: Evidence, manifest: Manifest, register: Mapping[Uid, Peer]) -> None:
         peers = [register[uid] for uid in sorted(manifest.left_out) if uid in register and register[uid].address]

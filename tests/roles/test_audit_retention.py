@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from templar_pl.errors import StoreError
 from templar_pl.exchange import FileDigest, LocalBuckets, LocalReader, ObjectInfo, Retention
-from templar_pl.protocol import aggregate_keys, manifest_keys, notice_keys, payload_keys
+from templar_pl.protocol import Peer, aggregate_keys, manifest_keys, notice_keys, payload_keys
 from templar_pl.roles.audit_findings import AuditedWindow, Check, Finding, Verdict, first_fault, summary
 from templar_pl.roles.audit_kept import Kept
-from templar_pl.units import Window
+from templar_pl.units import Uid, Window
 from tests.roles.audit_runs import RUN, SENDERS, WINDOWS, World
 
 START = 20
@@ -283,6 +283,39 @@ def test_a_manifest_of_a_window_to_come_excuses_nothing(world: World) -> None:
     world.stored("manifest", 10**9 - 1, ".json").write_bytes(b"x")
 
     assert of_absent_payload(world, LAST + 3).verdict == Verdict.DIFFERS
+
+
+class CountedReader(LocalReader):
+    def __init__(self, root: Path, address: str, listed: list[str]) -> None:
+        super().__init__(root, address)
+        self._listed = listed
+
+    def list(self, prefix: str) -> Iterator[str]:
+        self._listed.append(prefix)
+        return super().list(prefix)
+
+
+class CountedBuckets(LocalBuckets):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, "nobody")
+        self._at = root
+        self.listed: list[str] = []
+
+    def of(self, address: str) -> LocalReader:
+        return CountedReader(self._at, address, self.listed)
+
+
+@pytest.mark.parametrize("keep", [3, 100], ids=["old", "new"])
+def test_what_is_not_there_is_asked_for_once_a_window_however_many_sent_nothing(world: World, keep: int) -> None:
+    silent = [world.key(f"silent{number}") for number in range(20)]
+    more = {Uid(9 + n): Peer(Uid(9 + n), key.hotkey, key.public_key, key.hotkey) for n, key in enumerate(silent)}
+    buckets = CountedBuckets(world.folder / "store")
+    view = replace(world.view(), buckets=buckets, candidates=lambda _: {**world.peers(), **more})
+
+    audited = world.audit(START, START + 3, view=view, keep_windows=keep, max_peers=99)
+
+    of_manifests = [prefix for prefix in buckets.listed if prefix == manifest_keys(RUN).prefix]
+    assert len(of_manifests) <= 2 + len(audited)
 
 
 class UnlistableReader(LocalReader):
