@@ -127,7 +127,7 @@ def test_where_all_checkpoints_are_too_new_none_is_fetched_and_the_reason_is_sai
 ) -> None:
     run, model = PastRun(tmp_path, checkpoints=(8,)).go_on(9), new_replica(seed=3)
 
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="templar_pl"):
         assert not run.catch_up(model, collect=never).restart(until=Window(START + 3))
 
     assert model.applied == 0
