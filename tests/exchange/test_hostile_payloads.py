@@ -24,7 +24,7 @@ from templar_pl.errors import PayloadError, StoreError
 from templar_pl.exchange.gather import Gathered
 from templar_pl.protocol.payload import Payload
 from tests.exchange.hostile.answer_rows import ANSWERS
-from tests.exchange.hostile.cast import HONEST, STRANGER, WINDOW, Cast, make_cast
+from tests.exchange.hostile.cast import HONEST, KEYS, STRANGER, WINDOW, Cast, make_cast
 from tests.exchange.hostile.payload_rows import ADDRESSES, HEADER, LEGAL, OBJECTS, SIGNATURES
 from tests.exchange.hostile.row import PAYLOAD, TIMED, AddressRow, AnswerRow, PayloadRow, Row
 from tests.exchange.hostile.section_rows import SECTIONS
@@ -168,10 +168,10 @@ def test_a_stranger_that_holds_requests_up_holds_neither_the_gather_nor_its_thre
     before = set(threading.enumerate())
 
     with server(cast, upstream, row) as (log, _):
+        buckets = node_buckets("me", log.url, IMPATIENT)
+        buckets.of(addresses(log.url)[HONEST]).head(KEYS[HONEST])  # what making a client takes is no stranger's doing
         start = time.monotonic()
-        gathered = cast.gather(
-            node_buckets("me", log.url, IMPATIENT), addresses(log.url), deadline_s=0.5, poll_s=AT_ONCE_S
-        )
+        gathered = cast.gather(buckets, addresses(log.url), deadline_s=0.5, poll_s=AT_ONCE_S)
         took_s = time.monotonic() - start
         for thread in set(threading.enumerate()) - before:
             if thread.name.startswith("gather-"):
