@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from templar_pl.chain import Chain
 from templar_pl.errors import Fault, PayloadError, StoreError
 from templar_pl.exchange import Buckets
+from templar_pl.exchange.gather import Interval
 from templar_pl.exchange.record import Fetched, PayloadSource
 from templar_pl.protocol import payload_key
 from templar_pl.protocol.peer import Peer
@@ -85,21 +86,9 @@ class Lookout:
         )
         reachable = {uid: peer for uid, peer in registered.items() if peer.address}
 
-        def fetch() -> tuple[dict[Uid, Fetched], dict[Uid, PayloadError | StoreError]]:
-            deadline = self._source.deadline()
-            gathered = self._source.fetch(window, reachable, interval=interval, deadline=deadline)
-            silent = [error for error in gathered.skipped.values() if isinstance(error, StoreError)]
-            if silent and len(silent) == len(reachable):
-                raise StoreError(f"window {window}: the store answers for no miner: {silent[0]}")
-            failing = _failing(gathered.skipped)
-            if not self._reach.is_doubtful(failing, reachable):
-                return gathered.payloads, gathered.skipped
-            asked = {uid: reachable[uid] for uid in failing}
-            again = self._source.fetch(window, asked, interval=interval, deadline=deadline)
-            others = {uid: error for uid, error in gathered.skipped.items() if uid not in failing}
-            return dict(sorted((gathered.payloads | again.payloads).items())), others | again.skipped
-
-        payloads, skipped = self._patience.insist(f"window {window} cannot be judged", fetch)
+        payloads, skipped = self._patience.insist(
+            f"window {window} cannot be judged", lambda: self._fetch(window, reachable, interval)
+        )
         unseen = self._reach.unseen(window, _failing(skipped), reachable)
         presences = tuple(
             Presence(
@@ -110,6 +99,23 @@ class Lookout:
             for uid, peer in registered.items()
         )
         return Sighting(window, presences, payloads, self._uploads(window, payloads, registered))
+
+    def _fetch(
+        self, window: Window, reachable: Mapping[Uid, Peer], interval: Interval
+    ) -> tuple[dict[Uid, Fetched], dict[Uid, PayloadError | StoreError]]:
+        """Return payloads, and why others have none. Raises `StoreError` if the store answers for nobody."""
+        deadline = self._source.deadline()
+        gathered = self._source.fetch(window, reachable, interval=interval, deadline=deadline)
+        silent = [error for error in gathered.skipped.values() if isinstance(error, StoreError)]
+        if silent and len(silent) == len(reachable):
+            raise StoreError(f"window {window}: the store answers for no miner: {silent[0]}")
+        failing = _failing(gathered.skipped)
+        if not self._reach.is_doubtful(failing, reachable):
+            return gathered.payloads, gathered.skipped
+        asked = {uid: reachable[uid] for uid in failing}
+        again = self._source.fetch(window, asked, interval=interval, deadline=deadline)
+        others = {uid: error for uid, error in gathered.skipped.items() if uid not in failing}
+        return dict(sorted((gathered.payloads | again.payloads).items())), others | again.skipped
 
     def _uploads(self, window: Window, payloads: Mapping[Uid, Fetched], peers: Mapping[Uid, Peer]) -> dict[Uid, Upload]:
         """Return when payloads landed; whoever's store does not tell can be accused of nothing, and accuses nobody."""
