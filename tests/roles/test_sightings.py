@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from templar_pl.protocol import payload_key
 from templar_pl.roles.sightings import DOUBTED_WINDOWS, Lookout, Sighting
 from templar_pl.training.patience import Patience
 from templar_pl.units import Uid, Window
+from tests.roles.lost_copies import Silent
 from tests.roles.scored_runs import DELTA_S, RUN, World, limits_and_identity
 
 WINDOW = Window(1)
@@ -39,19 +40,6 @@ class Buckets:
 
     def of(self, address: str) -> BucketReader:
         return Silent() if address in self._broken else self._world.buckets.of(address)
-
-
-class Silent:
-    """A bucket that does not answer."""
-
-    def head(self, key: str) -> ObjectInfo:
-        raise StoreError("no answer")
-
-    def get(self, key: str, *, max_bytes: int) -> bytes:
-        raise StoreError("no answer")
-
-    def list(self, prefix: str) -> Iterator[str]:
-        raise StoreError("no answer")
 
 
 @pytest.fixture
