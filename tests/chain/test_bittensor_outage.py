@@ -301,12 +301,13 @@ def test_where_a_register_is_due_in_an_outage_the_newest_counts_and_one_line_say
 
 
 def test_of_several_outages_in_a_row_each_is_told_once(tmp_path: Path) -> None:
-    subnet = Subnet(tmp_path, head=100, seconds_per_block=0.2)
+    subnet = Subnet(tmp_path, head=110, seconds_per_block=0.2)
     subnet.join("own")
     link = subnet.fake.link
     try:
         with lines_of("local") as lines:
             node = subnet.opened("own")
+            node.candidates(node.window())  # reads the register of block 100; none is due before block 158
             for count, fault in enumerate(FAULTS.values(), 1):
                 wait_until(lambda: link.num_subscribed > 0)
                 fault(link)

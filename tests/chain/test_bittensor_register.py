@@ -152,7 +152,7 @@ def test_the_register_is_read_once_in_the_background_for_each_ten_minutes(tmp_pa
     try:
         with subnet.fake.mining(0.02):
             node = subnet.opened("own")
-            wait_until(lambda: node.block() >= 5 * REGISTER_BLOCKS + FINAL_BLOCKS + 10)
+            wait_until(lambda: node.block() >= 5 * REGISTER_BLOCKS + FINAL_BLOCKS + 30)
             num_read = subnet.asked.count(METAGRAPH)
             for window in range(node.window() - 5, node.window() + 1):
                 node.candidates(Window(window))
@@ -161,8 +161,9 @@ def test_the_register_is_read_once_in_the_background_for_each_ten_minutes(tmp_pa
     finally:
         subnet.close()
 
-    # The newest when it was opened, what counted then, and one or two for each of three registers since.
-    assert 2 + 3 <= num_read <= 2 + 2 * 3 + 1
+    # The newest when it was opened, what counted then, and for each of the four registers since: itself, perhaps once
+    # more because its block was one short of final, and the newest if blocks came later than this node expected.
+    assert 2 + 4 <= num_read <= 2 + 3 * 4
 
 
 def test_a_uid_nobody_knows_is_asked_for_once_a_block(subnet: Subnet) -> None:
