@@ -5,6 +5,7 @@ Shapes: N = chunks of a block; T = coefficients sent per chunk at most; K = coef
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from templar_pl.compression.dct import paste_signs_
-from templar_pl.compression.grid import ChunkGrid
+from templar_pl.compression.grid import ChunkGrid, Grids
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,16 @@ def owners_of(blocks: Sequence[Block]) -> Tensor:
     return torch.tensor([piece.number for piece in pieces]).repeat_interleave(lengths)
 
 
-def elements_at_once(device: torch.device) -> int:
-    """Return how many fp32 elements are worked on together: on a CPU those that stay in its cache."""
-    return 2**19 if device.type == "cpu" else 2**24
+SENT_AT_ONCE = 2**20
+"""fp32 elements that are sent together on a CPU: they stay in its cache from one operation to the next."""
+
+RECEIVED_AT_ONCE = 2**19
+"""Elements whose update is made together, likewise: it needs more room."""
+
+
+def elements_at_once(device: torch.device, on_cpu: int) -> int:
+    """Return how many fp32 elements are worked on together: `on_cpu`, or what keeps another device busy."""
+    return on_cpu if device.type == "cpu" else 2**24
 
 
 def blocks_of(grids: Mapping[str, ChunkGrid], names: Sequence[str], at_once: int) -> Iterator[Block]:
@@ -102,9 +110,10 @@ BATCH = 2**22
 since numpy and torch take longer to begin than to do it for fewer."""
 
 
+@functools.lru_cache(maxsize=64)
 def batches_of(
-    grids: Mapping[str, ChunkGrid], names: Sequence[str], *, block: int, batch: int, threads: int
-) -> list[list[Block]]:
+    grids: Grids, names: tuple[str, ...], *, block: int, batch: int, threads: int
+) -> tuple[tuple[Block, ...], ...]:
     """Cut parameters with chunks of one form into batches of blocks, as equal as whole rows of chunks allow.
 
     Args:
@@ -129,7 +138,7 @@ def batches_of(
         if (cut.chunks.start + cut.num_chunks // 2) // share >= len(batches):
             batches.append([])
         batches[-1].append(cut)
-    return batches
+    return tuple(map(tuple, batches))
 
 
 def _piece(name: str, number: int, grid: ChunkGrid, first: int, end: int) -> Piece:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from templar_pl.compression.exact import ROOM, ExactUpdate, inverse_dct_, split_columns, unit_of
+from templar_pl.compression.exact import ROOM, ExactUpdate, inverse_dct_, unit_of
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.sparse import EMPTY_CODE, SparseChunks, StackedChunks, join, stack
 from templar_pl.compression.tables import eighth_mantissas, scale_table
@@ -101,7 +101,7 @@ class Summands:
     """What P payloads send of N chunks, as integers."""
 
     places: Tensor
-    """(N, P * T) int64, where `split_columns` puts them."""
+    """(N, P * T) int64."""
 
     values: Tensor
     """(N, P * T) fp32 integers, at most 2**15 in magnitude; 0 for fillers."""
@@ -114,16 +114,15 @@ class Summands:
         return Summands(self.places[chunks], self.values[chunks], None if self.slots is None else self.slots[chunks])
 
 
-def summands(said: StackedChunks, scales: SharedScales, rule: Rule, grid: ChunkGrid) -> Summands:
+def summands(said: StackedChunks, scales: SharedScales, rule: Rule) -> Summands:
     """Return what payloads send.
 
     Args:
         said: what P payloads, 1..MAX_PEERS, say.
         scales: of these payloads.
         rule: as in `add_payloads_`.
-        grid: the form of the chunks.
     """
-    places = split_columns(said.indices, grid).to(torch.int64).flatten(1)
+    places = said.indices.to(torch.int64).flatten(1)
     values, slots = _signed(scales.integers, said.negative), _slots(said.counts, said.indices.shape[-1])
     if slots is None:
         slots = torch.ones(1, 1, device=values.device).expand_as(places)
@@ -152,7 +151,7 @@ def add_payloads_(room: Tensor, sent: Summands) -> None:
     With rule `mean` a sum is divided by the number of payloads that sent the coefficient, halves to the even integer.
 
     Args:
-        room: (2, N, K) fp32; room[1] is used. Coefficients are where `split_columns` puts them.
+        room: (2, N, K) fp32; room[1] is used.
         sent: by P payloads, 1..MAX_PEERS.
     """
     sums, senders = room
@@ -197,7 +196,7 @@ def combine(
         weights = weigh(joined, equalise=equalise, device=device)
         said = stack(joined, slice(None), device)
         scales = shared_scales(said, weights, torch.zeros(grid.num_chunks, dtype=torch.int64, device=device))
-        add_payloads_(room[:2], summands(said, scales, rule, grid))
+        add_payloads_(room[:2], summands(said, scales, rule))
         eighths = scales.eighths
     shifts = inverse_dct_(room, grid, dtype=dtype)
     return ExactUpdate(room[0].view(-1, grid.height, grid.width), eighths + 8 * shifts, unit_of(grid))

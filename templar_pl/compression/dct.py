@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.halves import transform_down, transform_rows
+from templar_pl.compression.halves import multiply, transform_down
 from templar_pl.compression.precision import full_precision
 
 
@@ -89,8 +89,9 @@ def paste_signs_(tensor: Tensor, chunks: Tensor, grid: ChunkGrid) -> None:
     torch.clamp(chunks.view(tiles.shape), -1, 1, out=tiles)
 
 
-_CHUNKS_AT_ONCE = 48
-"""Chunks that are transformed together on a CPU: so that what one product writes the next reads from the cache."""
+_CHUNKS_AT_ONCE = 128
+"""Chunks that are transformed together on a CPU: so many that threads seldom wait for each other between operations,
+and few enough that what one product writes the next reads from the cache."""
 
 
 def fold_dct_(
@@ -110,34 +111,33 @@ def fold_dct_(
     if grid.is_vector or coefficients.device.type != "cpu":
         coefficients.mul_(decay).add_(dct_chunks(tensor, grid), alpha=lr)
         return
-    matrix, across = tensor.detach().reshape(grid.rows, grid.columns), grid.chunk_columns
-    chunks = coefficients.view(grid.chunk_rows, across, grid.height, grid.width)
-    at_once = max(1, _CHUNKS_AT_ONCE // max(1, across))  # rows of chunks
+    matrix = tensor.detach().reshape(grid.rows, grid.columns)
+    chunks = coefficients.view(grid.chunk_rows, grid.chunk_columns, grid.height, grid.width)
+    at_once = max(1, _CHUNKS_AT_ONCE // max(1, grid.chunk_columns))  # rows of chunks
     if room is None:
         room = coefficients.new_empty(2 * chunks[:at_once].numel())
-    down, basis = (dct_basis(side, tensor.device) for side in (grid.height, grid.width))
-    weighted = (basis * lr).T.contiguous().numpy()
+    down, across_rows = (dct_basis(side, tensor.device).numpy() for side in (grid.height, grid.width))
+    weighted = np.multiply(across_rows.T, np.float32(lr), order="C")
+    work = room.view(-1).numpy()
     for first in range(0, grid.chunk_rows, at_once):
         block, bands = chunks[first : first + at_once], _bands(matrix, grid, slice(first, first + at_once))
-        halfway, whole = room.view(-1)[: 2 * block.numel()].view(2, *block.shape)
-        transform_down(
-            bands, down.numpy(), whole.numpy(), out=halfway.numpy().reshape(len(bands), -1, *block.shape[2:])
-        )
-        transform_rows(halfway.numpy(), weighted, out=whole.numpy())
-        torch.add(whole, block, alpha=decay, out=block)
+        halfway, whole = work[: 2 * bands.size].reshape(2, *bands.shape)
+        transform_down(bands, down, whole, out=halfway)
+        multiply(halfway, weighted, out=whole)
+        torch.add(torch.from_numpy(whole), block, alpha=decay, out=block)
 
 
 def _bands(matrix: Tensor, grid: ChunkGrid, rows: slice) -> NDArray[np.float32]:
-    """Return rows of chunks of a parameter, (R, C), as bands of chunks side by side.
+    """Return rows of chunks of a parameter, (R, C), as (rows, chunk_columns, A, B).
 
-    Returns:
-        (rows, A, chunk_columns * B) that share memory with the matrix; or (chunks, A, B), where something is padded or
-        has another dtype.
+    They share memory with the matrix, but where something is padded or has another dtype.
     """
     part = matrix[rows.start * grid.height : rows.stop * grid.height]
+    shape = (-1, grid.height, grid.chunk_columns, grid.width)
     if part.dtype == torch.float32 and part.shape[1] % grid.width == 0 and part.shape[0] % grid.height == 0:
-        return part.numpy().reshape(-1, grid.height, grid.columns)
-    return to_chunks(part, replace(grid, shape=tuple(part.shape))).numpy()
+        return part.numpy().reshape(shape).swapaxes(1, 2)
+    cut = replace(grid, shape=tuple(part.shape))
+    return to_chunks(part, cut).numpy().reshape(cut.chunk_rows, cut.chunk_columns, *shape[1::2])
 
 
 def dct_chunks(tensor: Tensor, grid: ChunkGrid) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from templar_pl.compression.dct import from_chunks
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.halves import transform_down_back, transform_rows_back
+from templar_pl.compression.halves import multiply, transform_down_back
 from templar_pl.compression.precision import full_precision
 from templar_pl.compression.tables import BASIS_ONE, integer_basis
 from templar_pl.config import MAX_CHUNK_SIZE
@@ -73,27 +73,13 @@ def _rescaling(limit: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return limits, torch.tensor([1 / power for power in powers], device=device)
 
 
-def split_columns(places: Tensor, grid: ChunkGrid) -> Tensor:
-    """Return where `inverse_dct_` wants the coefficients of places (any shape, any integers): even columns first."""
-    if not _is_split(grid):
-        return places
-    column = places & (grid.width - 1)
-    return (places - column) | ((column & 1) * (grid.width // 2)) | (column >> 1)
-
-
-def _is_split(grid: ChunkGrid) -> bool:
-    """Whether even and odd columns are transformed apart; for powers of two they are cheap to tell."""
-    return grid.transform == "dct" and grid.width > 1 and grid.width & (grid.width - 1) == 0
-
-
 def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Transform the integer coefficients room[0] back in place, in integers; without a transform they are the result.
 
     No result is a negative zero: where one would come out hangs on the order of a sum.
 
     Args:
-        room: (ROOM, N, K) fp32; room[0] integers of at most 2**24 in magnitude, in the order of `split_columns`; the
-            rest is used; each contiguous.
+        room: (ROOM, N, K) fp32, contiguous; room[0] integers of at most 2**24 in magnitude; the rest is used.
         grid: the height, the width and the transform of the chunks.
         dtype: float32 or float64, of the matrix products; both give the same integers.
 
@@ -105,7 +91,7 @@ def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.fl
         return torch.zeros(room.shape[1], dtype=torch.int32, device=room.device)
     values, across, other = (part.view(-1, grid.height, grid.width) for part in room)
     shifts = rescale_(values, OPERAND_LIMIT)
-    _transform_across(values, integer_basis(grid.width, room.device, dtype), other, grid, out=across)
+    _transform_across(values, integer_basis(grid.width, room.device, dtype), out=across)
     if grid.is_vector:
         torch.add(across, 0.0, out=values)
     else:
@@ -114,23 +100,26 @@ def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.fl
     return shifts
 
 
-def _transform_across(operands: Tensor, basis: Tensor, room: Tensor, grid: ChunkGrid, *, out: Tensor) -> None:
-    """Set out to the rows' transform of operands, (N, A, B) each, as is the room."""
-    if _is_split(grid) and out.device.type == "cpu" and basis.dtype == out.dtype:
-        transform_rows_back(operands, basis.numpy(), room, out=out)
+def _transform_across(operands: Tensor, basis: Tensor, *, out: Tensor) -> None:
+    """Set out to the rows' transform of operands, (N, A, B) each."""
+    if _is_for_numpy(out, basis):
+        multiply(operands.numpy(), basis.numpy(), out=out.numpy())
         return
-    ordered = torch.cat((basis[0::2], basis[1::2])) if _is_split(grid) else basis
     with full_precision(out.device):
-        out.copy_(operands.to(basis.dtype) @ ordered)
+        out.copy_(operands.to(basis.dtype) @ basis)
 
 
 def _transform_down(operands: Tensor, basis: Tensor, room: Tensor, *, out: Tensor) -> None:
-    """Set out to the columns' transform of operands, (N, A, B) each, as is the room."""
-    if out.device.type == "cpu" and basis.dtype == out.dtype and operands.shape[1] % 2 == 0:
-        transform_down_back(operands, basis.numpy(), room, out=out)
+    """Set out to the columns' transform of operands, (N, A, B) each, as is the room; without negative zeros."""
+    if _is_for_numpy(out, basis):
+        transform_down_back(operands.numpy(), basis.numpy(), room.numpy(), out=out.numpy())
         return
     with full_precision(out.device):
         out.copy_(basis.T @ operands.to(basis.dtype)).add_(0.0)
+
+
+def _is_for_numpy(out: Tensor, basis: Tensor) -> bool:
+    return out.device.type == "cpu" and basis.dtype == out.dtype
 
 
 def unit_of(grid: ChunkGrid) -> float:

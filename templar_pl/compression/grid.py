@@ -108,7 +108,7 @@ class Grids(Mapping[str, ChunkGrid]):
 
     def __eq__(self, other: object) -> bool:
         """Whether the names and their chunks are the same, in any order."""
-        return self is other or super().__eq__(other)
+        return self is other or (self._grids == other._grids if isinstance(other, Grids) else super().__eq__(other))
 
 
 def as_grids(grids: Mapping[str, ChunkGrid]) -> Grids:

@@ -1,12 +1,13 @@
-"""Products with a DCT basis on a CPU, in numpy, with half of the arithmetic of a plain product.
+"""Products of many small matrices on a CPU, in numpy, and those with a DCT basis with half of the arithmetic.
 
 Even rows of a basis are symmetric and odd ones antisymmetric: B[k][A - 1 - x] = (-1)**k B[k][x]. So forwards even rows
 need only the sum of both halves of what is transformed, odd ones only their difference; backwards one half is the sum
-and the other the difference of what even and odd coefficients make.
+and the other the difference of what even and odd coefficients make. Rows of a chunk are mirrored at no cost; its
+columns, which lie next to each other in memory, at that of a product.
 
-numpy multiplies many small matrices a third faster than torch, from and into any rows of larger ones, without copies;
-mirrored halves need none either. Its BLAS takes one thread for matrices of this size. A transposed left factor is as
-fast as a plain one, a transposed right one takes twice as long.
+numpy multiplies many small matrices a third faster than torch, from and into rows of larger ones, without copies. A
+transposed left factor is as fast as a plain one, a transposed right one takes twice as long. Its BLAS takes one thread
+for matrices of this size.
 
 Shapes: n = bands, c = chunks side by side in a band; A x B = one chunk.
 """
@@ -14,83 +15,65 @@ Shapes: n = bands, c = chunks side by side in a band; A x B = one chunk.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Array = NDArray[np.float32]
 
 
-@np.errstate(all="ignore")  # kernels may compute with what lies behind a matrix, and numpy warns of it
-def transform_rows(chunks: Array, basis: Array, *, out: Array) -> None:
-    """Set out to each chunk @ basis; in whole rows, since halves of the result would lie between each other.
-
-    Args:
-        chunks: (n, c, A, B), contiguous, as is `out`.
-        basis: (B, B), row = place, contiguous.
-        out: of the shape of the chunks; not the same memory.
-    """
-    np.matmul(chunks, basis, out=out)
+# Kernels may compute with what lies behind a matrix, and numpy warns of it.
+_silently = np.errstate(all="ignore")
 
 
-@np.errstate(all="ignore")
+@_silently
+def multiply(left: Array, right: Array, *, out: Array) -> None:
+    """Set out to the products of matrices; a factor may be one matrix for all."""
+    np.matmul(left, right, out=out)
+
+
+@_silently
 def transform_down(bands: Array, basis: Array, room: Array, *, out: Array) -> None:
     """Set out to basis @ each chunk.
 
     Args:
-        bands: (n, A, c * B); rows may be strided.
+        bands: (n, c, A, B); those of a larger matrix may lie side by side.
         basis: (A, A), row = frequency; symmetric and antisymmetric rows in turns.
-        room: at least as many elements as the bands, contiguous; not of `out`.
+        room: as many elements as out has, contiguous; not of `out`.
         out: (n, c, A, B), contiguous.
     """
-    count, height, columns = bands.shape
-    width, half = out.shape[-1], height // 2
+    height = bands.shape[2]
     if height % 2:
-        np.matmul(basis, bands.reshape(count, height, -1, width).swapaxes(1, 2), out=out)
+        multiply(basis, bands, out=out)
         return
-    folded = room.reshape(-1)[: bands.size].reshape(2, count, half, columns)
-    upper, mirrored = bands[:, :half], bands[:, : half - 1 : -1]
+    across = bands.swapaxes(1, 2)  # (n, A, c, B): rows of a band
+    count, _, chunks, width = across.shape
+    half = height // 2
+    folded = room.reshape(-1)[: bands.size].reshape(2, count, half, chunks, width)
+    upper, mirrored = across[:, :half], across[:, : half - 1 : -1]
     np.add(upper, mirrored, out=folded[0])
     np.subtract(upper, mirrored, out=folded[1])
-    chunks = folded.reshape(2, count, half, -1, width).swapaxes(2, 3)
     for parity in (0, 1):
-        np.matmul(basis[parity::2, :half], chunks[parity], out=out[:, :, parity::2])
+        multiply(basis[parity::2, :half], folded[parity].swapaxes(1, 2), out=out[:, :, parity::2])
 
 
-@np.errstate(all="ignore")
-def transform_rows_back(chunks: Tensor, basis: Array, room: Tensor, *, out: Tensor) -> None:
-    """Set out to each chunk @ basis.
-
-    Args:
-        chunks: (N, A, B) fp32 on a CPU; B even; those of even columns first.
-        basis: (B, B), row = frequency, as in `transform_down`.
-        room: as many elements.
-        out: (N, A, B).
-    """
-    half = chunks.shape[-1] // 2
-    even, odd = room.view(2, *chunks.shape[:2], half)
-    for parity, part in enumerate((even, odd)):
-        columns = chunks[..., parity * half : (parity + 1) * half]
-        np.matmul(columns.numpy(), basis[parity::2, :half], out=part.numpy())
-    torch.add(even, odd, out=out[..., :half])
-    out[..., half:] = even.sub_(odd).flip(-1)
-
-
-@np.errstate(all="ignore")
-def transform_down_back(chunks: Tensor, basis: Array, room: Tensor, *, out: Tensor) -> None:
+@_silently
+def transform_down_back(chunks: Array, basis: Array, room: Array, *, out: Array) -> None:
     """Set out to the transposed basis @ each chunk, without negative zeros.
 
     Args:
-        chunks: (N, A, B) fp32 on a CPU; A even.
+        chunks: (N, A, B).
         basis: (A, A), row = frequency, as in `transform_down`.
-        room: as many elements.
-        out: (N, A, B).
+        room: of the shape of the chunks, contiguous.
+        out: (N, A, B); not the memory of the others.
     """
-    half = chunks.shape[1] // 2
-    parts, values = room.view(2, len(chunks), half, -1), out.numpy()
-    for parity, part in enumerate(parts.numpy()):
-        np.matmul(basis[parity::2, :half].T, chunks[:, parity::2].numpy(), out=part)
-    parts[0].add_(0.0)  # a sum or a difference of which the first is no negative zero is none
-    even, odd = parts.numpy()
-    np.add(even, odd, out=values[:, :half])
-    np.subtract(even, odd, out=values[:, : half - 1 : -1])
+    height = chunks.shape[1]
+    if height % 2:
+        multiply(basis.T, chunks, out=out)
+        np.add(out, 0.0, out=out)
+        return
+    half = height // 2
+    even, odd = room.reshape(2, len(chunks), half, -1)
+    for parity, part in enumerate((even, odd)):
+        multiply(basis[parity::2, :half].T, chunks[:, parity::2], out=part)
+    np.add(even, 0.0, out=even)  # a sum or a difference of which the first is no negative zero is none
+    np.add(even, odd, out=out[:, :half])
+    np.subtract(even, odd, out=out[:, : half - 1 : -1])

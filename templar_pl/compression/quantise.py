@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -82,11 +82,11 @@ class Scaled:
     """(N, T) uint8; 0 for at least one value of every chunk that has any; None: 0 for all."""
 
 
-def _scale_mean(magnitudes: Tensor, slots: Tensor) -> Tensor:
-    """Return the log scales, (N,), of the mean magnitudes."""
+def _scale_mean(magnitudes: Tensor, counts: Tensor) -> Tensor:
+    """Return the log scales, (N,), of the mean magnitudes; those of fillers are zero."""
     # float64: the sum of up to 4096 large fp32 numbers may exceed fp32.
-    means = (magnitudes * slots).sum(-1) / slots.sum(-1).clamp(min=1)
-    return _log_scales(torch.where(slots[:, 0], means, 1.0))
+    means = magnitudes.sum(-1, dtype=torch.float64) / counts.clamp(min=1)
+    return _log_scales(torch.where(counts > 0, means, 1.0))
 
 
 def _scale_each(magnitudes: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ def _scale_each(magnitudes: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
     return scales, below.to(torch.uint8)
 
 
-def _scale_levels(magnitudes: Tensor, slots: Tensor, value_bits: ValueBits) -> tuple[Tensor, Tensor]:
+def _scale_levels(magnitudes: Tensor, counts: Tensor, value_bits: ValueBits) -> tuple[Tensor, Tensor]:
     """Return the scales whose levels have the least squared error, the lower one of two; each value has its nearest.
 
     For given levels the best scale is at least the mean: sum(r v) / sum(r r) with r in 0..1 and larger where v is.
@@ -105,8 +105,8 @@ def _scale_levels(magnitudes: Tensor, slots: Tensor, value_bits: ValueBits) -> t
     hundred steps above at most: the loudest of T <= 4096 values is at most T times the mean.
     """
     step, levels = LEVEL_STEPS[value_bits], 2 ** (value_bits - 1)
-    magnitudes = magnitudes * slots
-    lowest = (_scale_mean(magnitudes, slots) - 1).clamp(min=LOWEST)
+    slots = used_slots(counts, magnitudes.shape[-1])  # (N, T)
+    lowest = (_scale_mean(magnitudes, counts) - 1).clamp(min=LOWEST)
     nearest = _scale_each(magnitudes, slots)[0]  # (N,)
     highest = (nearest + step // 2).clamp(max=HIGHEST)
     best, least = nearest, magnitudes.new_full(nearest.shape, math.inf)
@@ -136,15 +136,22 @@ def scale(values: Tensor, kept: Kept, *, value_bits: ValueBits) -> Scaled:
         kept: places of the coefficients.
         value_bits: bits a value.
     """
-    slots = used_slots(kept.counts, values.shape[-1])  # (N, T)
-    magnitudes = values.double().abs()
+    values = _without_fillers(values, kept.counts)
+    magnitudes, below = values.abs(), None
     if value_bits == 1:
-        scales, below = _scale_mean(magnitudes, slots), None
+        scales = _scale_mean(magnitudes, kept.counts)
     elif value_bits == 8:
-        scales, below = _scale_each(magnitudes, slots)
+        scales, below = _scale_each(magnitudes.double(), used_slots(kept.counts, values.shape[-1]))
     else:
-        scales, below = _scale_levels(magnitudes, slots, value_bits)
-    return Scaled((values < 0) & slots, scales, below)
+        scales, below = _scale_levels(magnitudes.double(), kept.counts, value_bits)
+    return Scaled(values < 0, scales, below)
+
+
+def _without_fillers(values: Tensor, counts: Tensor) -> Tensor:
+    """Return (N, T) values with zeros for fillers; as they are, if there are none, as nearly always."""
+    if (counts == values.shape[-1]).all():
+        return values
+    return torch.where(used_slots(counts, values.shape[-1]), values, 0.0)
 
 
 def code(kept: Kept, scaled: Scaled, lengths: Sequence[int]) -> tuple[JoinedChunks, Tensor]:
@@ -169,17 +176,28 @@ def code(kept: Kept, scaled: Scaled, lengths: Sequence[int]) -> tuple[JoinedChun
     bases = torch.where(loudest > silent, loudest - MAX_CODE, 0)
     codes = scales - bases[owners]
     is_sent = keeps & (codes > EMPTY_CODE)
-    is_used = is_sent[:, None]
     said = JoinedChunks(
-        indices=kept.indices * is_used,
-        negative=scaled.negative & is_used,
-        counts=kept.counts * is_sent,
-        codes=torch.where(is_sent, codes, EMPTY_CODE).to(torch.uint8),
-        below=None if scaled.below is None else scaled.below * is_used,
+        kept.indices,
+        scaled.negative,
+        kept.counts,
+        torch.where(is_sent, codes, EMPTY_CODE).to(torch.uint8),
+        scaled.below,
         bases=tuple(bases.tolist()),
         lengths=tuple(lengths),
     )
-    return said, keeps & ~is_sent
+    return said if is_sent.all() else _silenced(said, is_sent), keeps & ~is_sent
+
+
+def _silenced(said: JoinedChunks, is_sent: Tensor) -> JoinedChunks:
+    """Return the same, but for nothing in chunks that (N,) `is_sent` excludes."""
+    is_used = is_sent[:, None]
+    return replace(
+        said,
+        indices=said.indices * is_used,
+        negative=said.negative & is_used,
+        counts=said.counts * is_sent,
+        below=None if said.below is None else said.below * is_used,
+    )
 
 
 def quantise(values: Tensor, kept: Kept, *, value_bits: ValueBits = 1) -> SparseChunks:
@@ -208,5 +226,4 @@ def _values(scales: Tensor, below: Tensor | None, negative: Tensor, counts: Tens
     """Return (N, T) fp32 values of log scales (N,) int64, those of chunks, less what each value lies below."""
     each = scales[:, None] if below is None else scales[:, None] - below
     magnitudes = _magnitudes(each)
-    values = torch.where(negative, -magnitudes, magnitudes)
-    return torch.where(used_slots(counts, negative.shape[-1]), values, 0.0)
+    return _without_fillers(torch.where(negative, -magnitudes, magnitudes), counts)

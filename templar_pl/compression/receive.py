@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from templar_pl.compression.blocks import BATCH, Block, batches_of, elements_at_once, owners_of
+from templar_pl.compression.blocks import BATCH, RECEIVED_AT_ONCE, Block, batches_of, elements_at_once, owners_of
 from templar_pl.compression.body import Body
 from templar_pl.compression.combine import Rule, add_payloads_, shared_scales, summands
 from templar_pl.compression.exact import ROOM, inverse_dct_
-from templar_pl.compression.grid import ChunkGrid, alike
+from templar_pl.compression.grid import ChunkGrid, Grids, alike
 from templar_pl.compression.sparse import JoinedChunks, SparseChunks, join, stack
 from templar_pl.compression.weights import Equalise, Weights, weigh
 from templar_pl.compression.workers import share_tensors, threads_of
@@ -29,7 +29,7 @@ _SENT_AT_ONCE = 2**19
 class Receiver:
     """How payloads become an update."""
 
-    grids: Mapping[str, ChunkGrid]
+    grids: Grids
     """The chunks of each parameter."""
 
     rule: Rule
@@ -67,8 +67,8 @@ class Receiver:
         sent = len(payloads) * grid.topk  # of a chunk
         batches = batches_of(
             self.grids,
-            names,
-            block=max(1, elements_at_once(self.device) // max(grid.chunk_numel, sent)),
+            tuple(names),
+            block=max(1, elements_at_once(self.device, RECEIVED_AT_ONCE) // max(grid.chunk_numel, sent)),
             batch=min(BATCH // grid.chunk_numel, _SENT_AT_ONCE // sent),
             threads=threads_of(self.device),
         )
@@ -79,7 +79,7 @@ class Receiver:
         first = batch[0].chunks.start
         chosen = stack(form.said, slice(first, batch[-1].chunks.stop), self.device)
         scales = shared_scales(chosen, form.weights, owners_of(batch).to(self.device))
-        sent = summands(chosen, scales, self.rule, form.grid)
+        sent = summands(chosen, scales, self.rule)
         for block in batch:
             shape = (ROOM, block.num_chunks, form.grid.chunk_numel)
             part = room[: math.prod(shape)].view(shape)

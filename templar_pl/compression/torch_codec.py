@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from templar_pl.compression.blocks import BATCH, Block, batches_of, blocks_of, elements_at_once
+from templar_pl.compression.blocks import BATCH, SENT_AT_ONCE, Block, batches_of, blocks_of, elements_at_once
 from templar_pl.compression.body import Body, Ready, SectionsInOrder, plan_body
 from templar_pl.compression.grid import ChunkGrid, as_grids
 from templar_pl.compression.momentum import Sent, Taken, accumulate_, restore_, settle_, take_
@@ -149,10 +149,10 @@ class TorchEngine:
         momentum = slab.momentum[start : batch[-1].chunks.stop]
         return take_(momentum, self._grids[slab.names[0]], portions=portions(), room=room)
 
-    def _batches(self, slab: Slab) -> list[list[Block]]:
+    def _batches(self, slab: Slab) -> Sequence[Sequence[Block]]:
         """Cut the blocks of a slab into batches; what is small is worked on together in each."""
         chunk_numel, threads = slab.momentum.shape[1], threads_of(self._device)
-        block, batch = max(1, elements_at_once(self._device) // chunk_numel), max(1, BATCH // chunk_numel)
+        block, batch = max(1, elements_at_once(self._device, SENT_AT_ONCE) // chunk_numel), max(1, BATCH // chunk_numel)
         return batches_of(self._grids, slab.names, block=block, batch=batch, threads=threads)
 
     def _said_by_form(self) -> list[JoinedChunks]:
@@ -165,7 +165,9 @@ class TorchEngine:
 
     def _blocks(self, slab: Slab) -> Iterator[Block]:
         """Cut the chunks of a slab into blocks that stay in the cache."""
-        return blocks_of(self._grids, slab.names, max(1, elements_at_once(self._device) // slab.momentum.shape[1]))
+        return blocks_of(
+            self._grids, slab.names, max(1, elements_at_once(self._device, SENT_AT_ONCE) // slab.momentum.shape[1])
+        )
 
     def _room(self, blocks: Sequence[Block]) -> Tensor:
         """Return room for the largest block, as `fold_dct_` wants it."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from templar_pl.compression import ChunkGrid, ExactUpdate, check_exact_arithmetic, chunk_grid, combine, sign_of
 from templar_pl.compression.combine import shared_scales
-from templar_pl.compression.exact import ROOM, inverse_dct_, rescale_, split_columns
+from templar_pl.compression.exact import ROOM, inverse_dct_, rescale_
 from templar_pl.compression.grid import Transform, ValueBits
 from templar_pl.compression.sparse import join, stack
 from templar_pl.compression.weights import clip_weights, weigh
@@ -46,7 +46,7 @@ def exact(
 
 def inverse(coefficients: torch.Tensor, grid: ChunkGrid) -> torch.Tensor:
     room = torch.full((ROOM, *coefficients.shape), math.nan)  # what lies in the rest does not matter
-    room[0][:, split_columns(torch.arange(grid.chunk_numel), grid)] = coefficients
+    room[0] = coefficients
     inverse_dct_(room, grid)
     return room[0]
 

@@ -12,7 +12,7 @@ import torch
 from templar_pl.compression import MomentumCodec, encode_body
 from templar_pl.compression.blocks import batches_of, owners_of
 from templar_pl.compression.body import read_body
-from templar_pl.compression.grid import chunk_grid
+from templar_pl.compression.grid import as_grids, chunk_grid
 from templar_pl.compression.slab import SLAB_NUMEL, momentum_of, new_slabs
 from templar_pl.compression.workers import share_out, share_tensors
 from templar_pl.config import CompressionConfig
@@ -139,7 +139,7 @@ def test_batches_have_all_blocks_and_equal_shares(threads: int, number: int, sha
     shapes = {"tall": (1280, 512), "flat": (128, 320), "low": (64, 576), "square": (512, 512)}
     grids = {name: chunk_grid(shape, chunk_size=64, topk=32) for name, shape in shapes.items()}
 
-    batches = batches_of(grids, list(grids), block=20, batch=60, threads=threads)
+    batches = batches_of(as_grids(grids), tuple(grids), block=20, batch=60, threads=threads)
 
     blocks = [block for batch in batches for block in batch]
     assert [block.chunks.start for block in blocks[1:]] == [block.chunks.stop for block in blocks[:-1]]
@@ -154,7 +154,7 @@ def test_batches_have_all_blocks_and_equal_shares(threads: int, number: int, sha
 def test_blocks_of_a_batch_are_as_equal_as_batches() -> None:
     grids = {"tall": chunk_grid((64 * 200, 64), chunk_size=64, topk=32)}
 
-    batches = batches_of(grids, ["tall"], block=30, batch=80, threads=1)
+    batches = batches_of(as_grids(grids), ("tall",), block=30, batch=80, threads=1)
 
     assert [[block.num_chunks for block in batch] for batch in batches] == [[23, 22, 22], [23, 22, 22], [23, 22, 21]]
 
@@ -162,7 +162,7 @@ def test_blocks_of_a_batch_are_as_equal_as_batches() -> None:
 def test_what_rows_of_chunks_leave_of_a_share_is_no_block_of_its_own() -> None:
     grids = {"tall": chunk_grid((64 * 61, 64 * 5), chunk_size=64, topk=32)}
 
-    batches = batches_of(grids, ["tall"], block=24, batch=80, threads=1)
+    batches = batches_of(as_grids(grids), ("tall",), block=24, batch=80, threads=1)
 
     assert [sum(block.num_chunks for block in batch) for batch in batches] == [75, 75, 80, 75]
     assert all(block.num_chunks >= 15 for batch in batches for block in batch)
