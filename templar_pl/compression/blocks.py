@@ -67,15 +67,15 @@ def owners_of(blocks: Sequence[Block]) -> Tensor:
     return torch.tensor([piece.number for piece in pieces]).repeat_interleave(lengths)
 
 
-SENT_AT_ONCE = 2**20
-"""fp32 elements that are sent together on a CPU: they stay in its cache from one operation to the next."""
+BLOCK_TO_SEND = 2**20
+"""Elements of a block that is sent on a CPU: it stays in the cache from one operation to the next."""
 
-RECEIVED_AT_ONCE = 2**19
-"""Elements whose update is made together, likewise: it needs more room."""
+BLOCK_TO_RECEIVE = 2**19
+"""Elements of a block that is received, likewise: it needs more room."""
 
 
 def elements_at_once(device: torch.device, on_cpu: int) -> int:
-    """Return how many fp32 elements are worked on together: `on_cpu`, or what keeps another device busy."""
+    """Return how many fp32 elements a block has: `on_cpu`, or what keeps another device busy."""
     return on_cpu if device.type == "cpu" else 2**24
 
 
@@ -110,7 +110,7 @@ BATCH = 2**22
 since numpy and torch take longer to begin than to do it for fewer."""
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)  # a model may be cut parameter by parameter
 def batches_of(
     grids: Grids, names: tuple[str, ...], *, block: int, batch: int, threads: int
 ) -> tuple[tuple[Block, ...], ...]:

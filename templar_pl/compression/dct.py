@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.halves import multiply, transform_down
+from templar_pl.compression.halves import multiply_matrices, transform_down
 from templar_pl.compression.precision import full_precision
 
 
@@ -89,8 +89,8 @@ def paste_signs_(tensor: Tensor, chunks: Tensor, grid: ChunkGrid) -> None:
     torch.clamp(chunks.view(tiles.shape), -1, 1, out=tiles)
 
 
-_CHUNKS_AT_ONCE = 128
-"""Chunks that are transformed together on a CPU: so many that threads seldom wait for each other between operations,
+_TRANSFORMED_AT_ONCE = 2**19
+"""Elements that are transformed together on a CPU: so many that threads seldom wait for each other between operations,
 and few enough that what one product writes the next reads from the cache."""
 
 
@@ -113,17 +113,17 @@ def fold_dct_(
         return
     matrix = tensor.detach().reshape(grid.rows, grid.columns)
     chunks = coefficients.view(grid.chunk_rows, grid.chunk_columns, grid.height, grid.width)
-    at_once = max(1, _CHUNKS_AT_ONCE // max(1, grid.chunk_columns))  # rows of chunks
+    at_once = max(1, _TRANSFORMED_AT_ONCE // max(1, grid.chunk_columns * grid.chunk_numel))  # rows of chunks
     if room is None:
         room = coefficients.new_empty(2 * chunks[:at_once].numel())
-    down, across_rows = (dct_basis(side, tensor.device).numpy() for side in (grid.height, grid.width))
-    weighted = np.multiply(across_rows.T, np.float32(lr), order="C")
+    down, across = (dct_basis(side, tensor.device).numpy() for side in (grid.height, grid.width))
+    weighted = np.multiply(across.T, np.float32(lr), order="C")
     work = room.view(-1).numpy()
     for first in range(0, grid.chunk_rows, at_once):
         block, bands = chunks[first : first + at_once], _bands(matrix, grid, slice(first, first + at_once))
         halfway, whole = work[: 2 * bands.size].reshape(2, *bands.shape)
         transform_down(bands, down, whole, out=halfway)
-        multiply(halfway, weighted, out=whole)
+        multiply_matrices(halfway, weighted, out=whole)
         torch.add(torch.from_numpy(whole), block, alpha=decay, out=block)
 
 
@@ -133,11 +133,11 @@ def _bands(matrix: Tensor, grid: ChunkGrid, rows: slice) -> NDArray[np.float32]:
     They share memory with the matrix, but where something is padded or has another dtype.
     """
     part = matrix[rows.start * grid.height : rows.stop * grid.height]
-    shape = (-1, grid.height, grid.chunk_columns, grid.width)
-    if part.dtype == torch.float32 and part.shape[1] % grid.width == 0 and part.shape[0] % grid.height == 0:
-        return part.numpy().reshape(shape).swapaxes(1, 2)
     cut = replace(grid, shape=tuple(part.shape))
-    return to_chunks(part, cut).numpy().reshape(cut.chunk_rows, cut.chunk_columns, *shape[1::2])
+    if part.dtype == torch.float32 and part.shape[1] % grid.width == 0 and part.shape[0] % grid.height == 0:
+        bands = part.numpy().reshape(cut.chunk_rows, grid.height, grid.chunk_columns, grid.width)
+        return bands.swapaxes(1, 2)
+    return to_chunks(part, cut).numpy().reshape(cut.chunk_rows, cut.chunk_columns, grid.height, grid.width)
 
 
 def dct_chunks(tensor: Tensor, grid: ChunkGrid) -> Tensor:

@@ -108,16 +108,22 @@ def decode_indices(rows: NDArray[np.uint8], code: IndexCode) -> NDArray[np.int16
     return indices
 
 
-def decode_rows(rows: NDArray[np.uint8], code: IndexCode, first_row: int, *, out: NDArray[np.int16]) -> None:
-    """Do what `decode_indices` does for rows of one block, numbered from `first_row`, into `out`, contiguous."""
+def decode_rows(rows: NDArray[np.uint8], code: IndexCode, first_row: int, *, out: NDArray[np.int16]) -> bool:
+    """Do what `decode_indices` does for rows of one block, numbered from `first_row`, into `out`, contiguous.
+
+    Returns:
+        Whether all rows are sets: no index comes twice in any.
+    """
     upper = _decode_upper(rows[:, : code.upper_bytes], code, first_row)
     upper <<= code.low_bits
     # At most (K - 1) | (2**low_bits - 1), below MAX_BOUND.
     np.bitwise_or(upper, _decode_low(rows[:, code.upper_bytes :], code, first_row), out=out, casting="unsafe")
     # Upper parts ascend and stay below the bound; with low bits neither needs to be so.
-    if not ascents(out).all():
+    are_sets = bool(ascents(out).all())
+    if not are_sets:
         refuse_first(out[:, 1:] < out[:, :-1], first_row, "indices descend")
     refuse_first(out[:, -1] >= code.bound, first_row, f"the last index is not in 0..{code.bound - 1}")
+    return are_sets
 
 
 def ascents(indices: NDArray[np.int16]) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from templar_pl.compression.dct import from_chunks
 from templar_pl.compression.grid import ChunkGrid
-from templar_pl.compression.halves import multiply, transform_down_back
+from templar_pl.compression.halves import multiply_matrices, transform_down_back
 from templar_pl.compression.precision import full_precision
 from templar_pl.compression.tables import BASIS_ONE, integer_basis
 from templar_pl.config import MAX_CHUNK_SIZE
@@ -103,7 +103,7 @@ def inverse_dct_(room: Tensor, grid: ChunkGrid, *, dtype: torch.dtype = torch.fl
 def _transform_across(operands: Tensor, basis: Tensor, *, out: Tensor) -> None:
     """Set out to the rows' transform of operands, (N, A, B) each."""
     if _is_for_numpy(out, basis):
-        multiply(operands.numpy(), basis.numpy(), out=out.numpy())
+        multiply_matrices(operands.numpy(), basis.numpy(), out=out.numpy())
         return
     with full_precision(out.device):
         out.copy_(operands.to(basis.dtype) @ basis)

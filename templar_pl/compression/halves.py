@@ -1,9 +1,9 @@
-"""Products of many small matrices on a CPU, in numpy, and those with a DCT basis with half of the arithmetic.
+"""Products of many small matrices on a CPU, in numpy; those with a DCT basis down the columns by half the arithmetic.
 
 Even rows of a basis are symmetric and odd ones antisymmetric: B[k][A - 1 - x] = (-1)**k B[k][x]. So forwards even rows
 need only the sum of both halves of what is transformed, odd ones only their difference; backwards one half is the sum
-and the other the difference of what even and odd coefficients make. Rows of a chunk are mirrored at no cost; its
-columns, which lie next to each other in memory, at that of a product.
+and the other the difference of what even and odd coefficients make. Rows of a chunk are mirrored by reading them
+backwards; to mirror its columns, neighbours in memory, costs about as much as it saves.
 
 numpy multiplies many small matrices a third faster than torch, from and into rows of larger ones, without copies. A
 transposed left factor is as fast as a plain one, a transposed right one takes twice as long. Its BLAS takes one thread
@@ -20,17 +20,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 
-# Kernels may compute with what lies behind a matrix, and numpy warns of it.
-_silently = np.errstate(all="ignore")
+def multiply_matrices(left: Array, right: Array, *, out: Array) -> None:
+    """Set out to the products of matrices, (..., A, B) each; a factor may be one matrix for all."""
+    with np.errstate(all="ignore"):  # kernels may compute with what lies behind a matrix, and numpy warns of it
+        np.matmul(left, right, out=out)
 
 
-@_silently
-def multiply(left: Array, right: Array, *, out: Array) -> None:
-    """Set out to the products of matrices; a factor may be one matrix for all."""
-    np.matmul(left, right, out=out)
-
-
-@_silently
 def transform_down(bands: Array, basis: Array, room: Array, *, out: Array) -> None:
     """Set out to basis @ each chunk.
 
@@ -42,7 +37,7 @@ def transform_down(bands: Array, basis: Array, room: Array, *, out: Array) -> No
     """
     height = bands.shape[2]
     if height % 2:
-        multiply(basis, bands, out=out)
+        multiply_matrices(basis, bands, out=out)
         return
     across = bands.swapaxes(1, 2)  # (n, A, c, B): rows of a band
     count, _, chunks, width = across.shape
@@ -52,10 +47,9 @@ def transform_down(bands: Array, basis: Array, room: Array, *, out: Array) -> No
     np.add(upper, mirrored, out=folded[0])
     np.subtract(upper, mirrored, out=folded[1])
     for parity in (0, 1):
-        multiply(basis[parity::2, :half], folded[parity].swapaxes(1, 2), out=out[:, :, parity::2])
+        multiply_matrices(basis[parity::2, :half], folded[parity].swapaxes(1, 2), out=out[:, :, parity::2])
 
 
-@_silently
 def transform_down_back(chunks: Array, basis: Array, room: Array, *, out: Array) -> None:
     """Set out to the transposed basis @ each chunk, without negative zeros.
 
@@ -67,13 +61,13 @@ def transform_down_back(chunks: Array, basis: Array, room: Array, *, out: Array)
     """
     height = chunks.shape[1]
     if height % 2:
-        multiply(basis.T, chunks, out=out)
+        multiply_matrices(basis.T, chunks, out=out)
         np.add(out, 0.0, out=out)
         return
     half = height // 2
-    even, odd = room.reshape(2, len(chunks), half, -1)
+    even, odd = room.reshape(2, len(chunks), half, chunks.shape[2])
     for parity, part in enumerate((even, odd)):
-        multiply(basis[parity::2, :half].T, chunks[:, parity::2], out=part)
+        multiply_matrices(basis[parity::2, :half].T, chunks[:, parity::2], out=part)
     np.add(even, 0.0, out=even)  # a sum or a difference of which the first is no negative zero is none
     np.add(even, odd, out=out[:, :half])
     np.subtract(even, odd, out=out[:, : half - 1 : -1])

@@ -83,7 +83,7 @@ class Scaled:
 
 
 def _scale_mean(magnitudes: Tensor, counts: Tensor) -> Tensor:
-    """Return the log scales, (N,), of the mean magnitudes; those of fillers are zero."""
+    """Return the log scales, (N,), of the mean of magnitudes, (N, T), which are zero for fillers."""
     # float64: the sum of up to 4096 large fp32 numbers may exceed fp32.
     means = magnitudes.sum(-1, dtype=torch.float64) / counts.clamp(min=1)
     return _log_scales(torch.where(counts > 0, means, 1.0))
@@ -99,6 +99,8 @@ def _scale_each(magnitudes: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
 
 def _scale_levels(magnitudes: Tensor, counts: Tensor, value_bits: ValueBits) -> tuple[Tensor, Tensor]:
     """Return the scales whose levels have the least squared error, the lower one of two; each value has its nearest.
+
+    Magnitudes, (N, T), are zero for fillers.
 
     For given levels the best scale is at least the mean: sum(r v) / sum(r r) with r in 0..1 and larger where v is.
     So the search starts at the eighth below the mean. It ends where no value would be nearest to the upper level, some
@@ -177,11 +179,11 @@ def code(kept: Kept, scaled: Scaled, lengths: Sequence[int]) -> tuple[JoinedChun
     codes = scales - bases[owners]
     is_sent = keeps & (codes > EMPTY_CODE)
     said = JoinedChunks(
-        kept.indices,
-        scaled.negative,
-        kept.counts,
-        torch.where(is_sent, codes, EMPTY_CODE).to(torch.uint8),
-        scaled.below,
+        indices=kept.indices,
+        negative=scaled.negative,
+        counts=kept.counts,
+        codes=torch.where(is_sent, codes, EMPTY_CODE).to(torch.uint8),
+        below=scaled.below,
         bases=tuple(bases.tolist()),
         lengths=tuple(lengths),
     )

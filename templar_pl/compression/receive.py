@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from templar_pl.compression.blocks import BATCH, RECEIVED_AT_ONCE, Block, batches_of, elements_at_once, owners_of
+from templar_pl.compression.blocks import BATCH, BLOCK_TO_RECEIVE, Block, batches_of, elements_at_once, owners_of
 from templar_pl.compression.body import Body
 from templar_pl.compression.combine import Rule, add_payloads_, shared_scales, summands
 from templar_pl.compression.exact import ROOM, inverse_dct_
@@ -21,8 +21,8 @@ from templar_pl.compression.sparse import JoinedChunks, SparseChunks, join, stac
 from templar_pl.compression.weights import Equalise, Weights, weigh
 from templar_pl.compression.workers import share_tensors, threads_of
 
-_SENT_AT_ONCE = 2**19
-"""Coefficients that are sent of the chunks of a batch: 12 bytes each."""
+_VALUES_OF_BATCH = 2**19
+"""Values that all payloads send of the chunks of a batch at most: 12 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class Receiver:
         batches = batches_of(
             self.grids,
             tuple(names),
-            block=max(1, elements_at_once(self.device, RECEIVED_AT_ONCE) // max(grid.chunk_numel, sent)),
-            batch=min(BATCH // grid.chunk_numel, _SENT_AT_ONCE // sent),
+            block=max(1, elements_at_once(self.device, BLOCK_TO_RECEIVE) // max(grid.chunk_numel, sent)),
+            batch=min(BATCH // grid.chunk_numel, _VALUES_OF_BATCH // sent),
             threads=threads_of(self.device),
         )
         return _Form(grid, said, weights, batches)

@@ -109,7 +109,7 @@ def encode_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
     layout = layout_of(grid)
     indices, negative, counts, codes = _to_numpy(chunks, grid)
     below = None if chunks.below is None else chunks.below.detach().cpu().numpy()
-    _check_scales(codes, chunks.base)
+    _check_scales(codes, [grid.num_chunks], [chunks.base])
     try:
         for block in row_blocks(grid.num_chunks, layout.code):
             _check_order(indices[block], grid, block.start)
@@ -187,12 +187,11 @@ def decode_sections(sections: Sequence[memoryview], form: ChunkGrid) -> JoinedCh
     contents = [np.frombuffer(section, dtype=np.uint8) for section in sections]
     bases = [int.from_bytes(section[:BASE_BYTES], "little", signed=True) for section in sections]
     spans = list(zip(contents, lengths, strict=True))
-    codes = [content[BASE_BYTES : BASE_BYTES + length] for content, length in spans]
-    for of_section, base in zip(codes, bases, strict=True):
-        _check_scales(of_section, base)
+    codes = np.concatenate([content[BASE_BYTES : BASE_BYTES + length] for content, length in spans])
+    _check_scales(codes, lengths, bases)
     records = np.concatenate([content[BASE_BYTES + length :] for content, length in spans])
     try:
-        said = _decode_records(records, np.concatenate(codes), layout)
+        said = _decode_records(records, codes, layout)
     except IndexCodeError as error:
         raise SectionError(str(error)) from error
     tensors = [torch.from_numpy(part) for part in said[:4]]
@@ -215,9 +214,12 @@ def _decode_records(
     def decode(blocks: Iterator[slice]) -> None:
         for block in blocks:
             first, rows = block.start, records[block]
-            decode_rows(rows[:, :split], code, first, out=indices[block])
+            are_sets = decode_rows(rows[:, :split], code, first, out=indices[block])
             negative[block] = _unpack_signs(rows[:, split:levels_start], topk, first)
-            counts[block] = _count_coefficients(indices[block], negative[block], codes[block], first)
+            if are_sets and (codes[block] != EMPTY_CODE).all():  # as nearly always
+                counts[block] = topk
+            else:
+                counts[block] = _count_coefficients(indices[block], negative[block], codes[block], first)
             if below is not None:
                 below[block] = decode_levels(rows[:, levels_start:], counts[block], topk, value_bits, first)
 
@@ -250,15 +252,19 @@ def _to_numpy(chunks: SparseChunks, grid: ChunkGrid) -> list[NDArray]:
     return [getattr(chunks, name).detach().cpu().numpy() for name in ("indices", "negative", "counts", "codes")]
 
 
-def _check_scales(codes: NDArray[np.uint8], base: int) -> None:
-    """Refuse scale codes (N,) and a base that could be said in another way."""
-    if not MIN_BASE <= base <= MAX_BASE:
-        raise SectionError(f"base must be in {MIN_BASE}..{MAX_BASE}, got {base}")
-    largest = int(codes.max(initial=EMPTY_CODE))
-    if largest == EMPTY_CODE and base != 0:
-        raise SectionError(f"base must be 0 where no chunk sends anything, got {base}")
-    if largest not in (EMPTY_CODE, MAX_CODE):
-        raise SectionError(f"the largest scale code must be {MAX_CODE}, or {EMPTY_CODE} for all, got {largest}")
+def _check_scales(codes: NDArray[np.uint8], lengths: Sequence[int], bases: Sequence[int]) -> None:
+    """Refuse scale codes (N,) of parameters, one behind the other, and bases that could be said in another way."""
+    filled, starts = np.flatnonzero(lengths), np.cumsum([0, *lengths[:-1]])
+    largest = np.full(len(lengths), EMPTY_CODE)
+    if len(filled):
+        largest[filled] = np.maximum.reduceat(codes, starts[filled])
+    for code, base in zip(largest.tolist(), bases, strict=True):
+        if not MIN_BASE <= base <= MAX_BASE:
+            raise SectionError(f"base must be in {MIN_BASE}..{MAX_BASE}, got {base}")
+        if code == EMPTY_CODE and base != 0:
+            raise SectionError(f"base must be 0 where no chunk sends anything, got {base}")
+        if code not in (EMPTY_CODE, MAX_CODE):
+            raise SectionError(f"the largest scale code must be {MAX_CODE}, or {EMPTY_CODE} for all, got {code}")
 
 
 def _check_order(indices: NDArray[np.int16], grid: ChunkGrid, first_row: int) -> None:
@@ -279,10 +285,7 @@ def _count_coefficients(
         codes: (B,) scale codes.
         first_row: number of the first chunk, for the message.
     """
-    is_larger, empty = ascents(indices), codes == EMPTY_CODE
-    if is_larger.all() and not empty.any():  # as nearly always
-        return np.full(len(codes), indices.shape[1])
-    ascends = is_larger[:, 1:]  # (B, T - 1)
+    ascends, empty = ascents(indices)[:, 1:], codes == EMPTY_CODE  # (B, T - 1), (B,)
     refuse_first(ascends[:, 1:] & ~ascends[:, :-1], first_row, "an index comes twice, not as a filler")
     refuse_first(negative[:, 1:] & ~ascends, first_row, "a filler is negative")
     says_something = empty[:, None] & ((indices != 0) | negative)  # (B, T)

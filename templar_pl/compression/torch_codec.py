@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from templar_pl.compression.blocks import BATCH, SENT_AT_ONCE, Block, batches_of, blocks_of, elements_at_once
+from templar_pl.compression.blocks import BATCH, BLOCK_TO_SEND, Block, batches_of, blocks_of, elements_at_once
 from templar_pl.compression.body import Body, Ready, SectionsInOrder, plan_body
 from templar_pl.compression.grid import ChunkGrid, as_grids
 from templar_pl.compression.momentum import Sent, Taken, accumulate_, restore_, settle_, take_
@@ -151,9 +151,8 @@ class TorchEngine:
 
     def _batches(self, slab: Slab) -> Sequence[Sequence[Block]]:
         """Cut the blocks of a slab into batches; what is small is worked on together in each."""
-        chunk_numel, threads = slab.momentum.shape[1], threads_of(self._device)
-        block, batch = max(1, elements_at_once(self._device, SENT_AT_ONCE) // chunk_numel), max(1, BATCH // chunk_numel)
-        return batches_of(self._grids, slab.names, block=block, batch=batch, threads=threads)
+        block, batch = self._chunks_of_block(slab), max(1, BATCH // slab.momentum.shape[1])
+        return batches_of(self._grids, slab.names, block=block, batch=batch, threads=threads_of(self._device))
 
     def _said_by_form(self) -> list[JoinedChunks]:
         """Return what was sent of the parameters of each form, which may lie in several slabs."""
@@ -165,9 +164,10 @@ class TorchEngine:
 
     def _blocks(self, slab: Slab) -> Iterator[Block]:
         """Cut the chunks of a slab into blocks that stay in the cache."""
-        return blocks_of(
-            self._grids, slab.names, max(1, elements_at_once(self._device, SENT_AT_ONCE) // slab.momentum.shape[1])
-        )
+        return blocks_of(self._grids, slab.names, self._chunks_of_block(slab))
+
+    def _chunks_of_block(self, slab: Slab) -> int:
+        return max(1, elements_at_once(self._device, BLOCK_TO_SEND) // slab.momentum.shape[1])
 
     def _room(self, blocks: Sequence[Block]) -> Tensor:
         """Return room for the largest block, as `fold_dct_` wants it."""
