@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.exchange.manifest_worlds import Scene
 from tests.servers.nodes import empty
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """A world with an aggregator that has written nothing, and without miners."""
+    return Scene(tmp_path)
 
 
 @pytest.fixture

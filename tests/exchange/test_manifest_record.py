@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,123 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from templar_pl.chain import HotkeySigner, load_or_create_hotkey, verify
-from templar_pl.errors import Fault, ObjectMissingError, OutOfSyncError, StoreError
-from templar_pl.exchange import StandingManifest
-from templar_pl.exchange.aggregates import fetch_manifest
-from templar_pl.exchange.manifest_record import SHARE_WHEN_SILENT, Following, ManifestRecord
-from templar_pl.exchange.window_values import GoneError, Outgoing
-from templar_pl.protocol import encode_manifest, manifest_keys
-from templar_pl.protocol.keys import payload_key
+from templar_pl.chain import HotkeySigner, load_or_create_hotkey
+from templar_pl.errors import Fault, OutOfSyncError, StoreError
+from templar_pl.exchange.window_values import GoneError
 from templar_pl.protocol.peer import Peer
 from templar_pl.units import Uid, Window
 from tests.exchange.fakes import MemoryBucket
-from tests.exchange.landed_worlds import (
-    CLOSED,
-    DIGEST,
-    NAMES,
-    NOW,
-    SHAPES,
-    Clock,
-    Miner,
-    World,
-    do_nothing,
-    fault,
-    raise_store_error,
-)
-from tests.exchange.manifests import LATE, manifest_of
-
-LIVE, PAST = CLOSED - 0.1, CLOSED + 5
-"""Seconds by the store's clock: uploads still go on, and are over."""
-WAIT_S = 3.0
-
-
-class SceneClock(Clock):
-    """A chain that goes by the clock of the store."""
-
-    def __init__(self, scene: Scene) -> None:
-        super().__init__()
-        self._scene = scene
-
-    def seconds_left(self, window: Window) -> float:
-        return self.upload_interval(window)[0] - self._scene.store_time
-
-
-class Scene(World):
-    """A world with an aggregator, whose bucket the test may break."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.clock = SceneClock(self)
-        self.writer = load_or_create_hotkey(folder, "writer")
-        self.asked: list[Window] = []
-        self.on_ask: Callable[[], None] = do_nothing
-
-    def join(self, *names: str, first: int = 0, **limits: float) -> list[Follower]:
-        return [Follower(self, self.add(name, **limits), Window(first)) for name in names]
-
-    def publish(self, listed: Mapping[Uid, bytes], of: Window = NOW, **changes: object) -> None:
-        """Write the manifest of a window: these payloads, and everybody else left out."""
-        left_out = {uid: LATE for uid in self.register if uid not in listed}
-        manifest = manifest_of(listed, **({"window": of, "left_out": left_out} | changes))
-        self.put(encode_manifest(manifest, self.writer), of)
-
-    def put(self, data: bytes, window: Window = NOW) -> None:
-        MemoryBucket(self.disk, "writer", self.time).put(manifest_keys("run").key(window), data)
-
-    def fetch(self, window: Window) -> StandingManifest:
-        self.asked.append(window)
-        self.on_ask()
-        peer = Peer(Uid(99), self.writer.hotkey, self.writer.public_key, "writer")
-        bucket = MemoryBucket(self.disk, "writer", self.time)
-        return fetch_manifest(bucket, peer, "run", digest=DIGEST, window=window, verify=verify)
-
-    def had(self, window: Window, uids: Collection[Uid]) -> Mapping[Uid, Peer]:
-        return {uid: peer for uid, peer in self.register.items() if uid in uids}
-
-
-class Follower:
-    """A miner that follows the aggregator."""
-
-    def __init__(self, scene: Scene, miner: Miner, first: Window) -> None:
-        self.miner, self.uid, self.gets = miner, miner.uid, Counter[str]()
-        following = Following(scene.fetch, scene.had, WAIT_S, first)
-        self.record = ManifestRecord(
-            miner.record,
-            scene.clock,
-            miner.identity,
-            source=miner.source,
-            limits=miner.limits,
-            following=following,
-        )
-        self.broken: Callable[[str, str], None] = do_nothing
-        miner.broken = self._before
-
-    def send(self) -> Outgoing:
-        return self.miner.send()
-
-    def _before(self, name: str, key: str) -> None:
-        self.gets[key] += name == "get"
-        self.broken(name, key)
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
-
-
-def key_of(uid: Uid) -> str:
-    return payload_key("run", NOW, uid)
-
-
-def unreadable(uids: Collection[Uid]) -> Callable[[str, str], None]:
-    keys = {key_of(uid) for uid in uids}
-
-    def fail(_: str, key: str) -> None:
-        if key in keys:
-            raise StoreError("no connection")
-
-    return fail
+from tests.exchange.landed_worlds import NAMES, NOW, SHAPES, do_nothing, fault
+from tests.exchange.manifest_worlds import LIVE, PAST, Follower, Scene, key_of, unreadable
 
 
 @settings(max_examples=15, deadline=None)
@@ -346,145 +236,6 @@ def test_what_is_no_manifest_to_follow_counts_for_none_and_is_named(
     assert "no manifest, applying the 1 payload(s) that landed" in caplog.text
 
 
-def after_asking(times: int, action: Callable[[], None]) -> Callable[[], None]:
-    """Return what does something when it is called for the so-many-th time."""
-    left = iter(range(times - 1, -1, -1))
-
-    def count() -> None:
-        if next(left, None) == 0:
-            action()
-
-    return count
-
-
-def test_a_manifest_is_waited_for_while_the_aggregator_keeps_up(scene: Scene) -> None:
-    alice, bob = scene.join("alice", "bob")
-    sent = alice.send()
-    scene.publish({}, Window(NOW - 1))
-    scene.store_time = LIVE
-    scene.on_ask = after_asking(3, lambda: scene.publish({alice.uid: sent.sha256}))
-
-    collected = bob.record.collect(NOW, None)
-
-    assert collected.standing is not None
-    assert list(collected.payloads) == [alice.uid]
-    assert scene.asked == [NOW, NOW - 1, NOW]
-
-
-def test_it_is_waited_for_no_longer_than_told_after_the_end_of_uploads(scene: Scene) -> None:
-    alice, bob = scene.join("alice", "bob")
-    alice.send()
-    scene.publish({}, Window(NOW - 1))
-    scene.store_time = CLOSED + WAIT_S - 0.01
-    scene.on_ask = after_asking(3, lambda: setattr(scene, "store_time", CLOSED + WAIT_S))
-
-    collected = bob.record.collect(NOW, None)
-
-    assert list(collected.payloads) == [alice.uid]
-    assert scene.asked == [NOW, NOW - 1, NOW]
-
-
-def test_an_aggregator_that_did_not_write_the_window_before_is_waited_for_a_moment_only(scene: Scene) -> None:
-    alice, bob = scene.join("alice", "bob")
-    alice.send()
-    scene.publish({}, Window(NOW - 2))
-    scene.store_time = PAST
-    bob.record.collect(Window(NOW - 2), None)
-    scene.asked, scene.store_time = [], LIVE
-    scene.on_ask = after_asking(3, lambda: setattr(scene, "store_time", CLOSED + 0.01 + SHARE_WHEN_SILENT * WAIT_S))
-
-    collected = bob.record.collect(NOW, None)
-
-    assert list(collected.payloads) == [alice.uid]
-    assert scene.asked == [NOW, NOW - 1] * 2
-
-
-def test_an_aggregator_that_never_wrote_anything_is_not_waited_for(scene: Scene) -> None:
-    alice, bob = scene.join("alice", "bob")
-    alice.send()
-    scene.store_time = LIVE
-    scene.on_ask = after_asking(2, lambda: setattr(scene, "store_time", CLOSED + 0.01))
-
-    assert list(bob.record.collect(NOW, None).payloads) == [alice.uid]
-    assert scene.asked == [NOW, NOW - 1]
-
-
-def test_an_aggregator_that_comes_back_is_followed_at_once(scene: Scene) -> None:
-    alice, bob = scene.join("alice", "bob")
-    alice.send()
-    scene.publish({}, Window(NOW - 2))
-    scene.store_time = PAST
-    bob.record.collect(Window(NOW - 2), None)
-    scene.asked, scene.store_time = [], LIVE
-
-    def come_back() -> None:
-        if len(scene.asked) == 1:
-            scene.store_time = CLOSED + 0.5 * SHARE_WHEN_SILENT * WAIT_S
-        if len(scene.asked) == 3:
-            scene.publish({}, Window(NOW - 1))
-            scene.store_time = CLOSED + 0.01 + SHARE_WHEN_SILENT * WAIT_S  # from here on it counts that it keeps up
-        if len(scene.asked) == 5:
-            scene.publish({})
-
-    scene.on_ask = come_back
-
-    assert bob.record.collect(NOW, None).standing is not None
-
-
-def test_in_the_first_window_of_a_run_the_aggregator_is_waited_for(scene: Scene) -> None:
-    (alice,) = scene.join("alice", first=NOW)
-    sent = alice.send()
-    scene.store_time = LIVE
-    scene.on_ask = after_asking(2, lambda: scene.publish({}))
-
-    assert not alice.record.collect(NOW, sent).payloads
-    assert scene.asked == [NOW, NOW]
-
-
-def test_a_store_that_fails_for_a_while_does_not_hide_a_manifest(scene: Scene) -> None:
-    alice, bob = scene.join("alice", "bob")
-    alice.send()
-    scene.publish({})
-    failures = iter([True, True])
-
-    def fail() -> None:
-        if next(failures, False):
-            raise StoreError("503 Slow Down")
-
-    scene.on_ask = fail
-    scene.store_time = PAST + 100
-
-    assert not bob.record.collect(NOW, None).payloads
-
-
-def test_a_store_that_failed_for_one_window_is_not_waited_for_in_the_next(scene: Scene) -> None:
-    alice, bob = scene.join("alice", "bob")
-    alice.send()
-    scene.on_ask = raise_store_error
-    scene.store_time = PAST
-
-    assert list(bob.record.collect(NOW, None).payloads) == [alice.uid]
-    asked = len(scene.asked)
-    bob.record.collect(NOW, None)
-
-    assert asked >= WAIT_S
-    assert len(scene.asked) == asked + 1
-
-
-def test_the_end_of_manifests_and_their_return_are_said_once(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    (alice,) = scene.join("alice")
-    scene.store_time = PAST
-    with caplog.at_level(logging.INFO):
-        for _ in range(3):
-            alice.record.collect(NOW, None)
-        scene.publish({})
-        for _ in range(3):
-            alice.record.collect(NOW, None)
-
-    assert caplog.text.count("no manifest, applying the 0 payload(s)") == 1
-    assert caplog.text.count("there are manifests again") == 1
-
-
 def test_the_own_payload_of_an_earlier_life_counts_if_the_manifest_lists_it(scene: Scene) -> None:
     (alice,) = scene.join("alice")
     sent = alice.send()
@@ -520,16 +271,3 @@ def test_a_listed_payload_of_who_had_the_uid_before_is_not_the_own(scene: Scene)
     scene.store_time = PAST + 100
 
     assert alice.record.own_payload(NOW) is None
-
-
-def test_an_aggregator_without_a_bucket_is_one_without_a_manifest(scene: Scene) -> None:
-    alice, bob = scene.join("alice", "bob")
-    alice.send()
-    scene.store_time = PAST
-
-    def unknown() -> None:
-        raise ObjectMissingError("the aggregator has no bucket")
-
-    scene.on_ask = unknown
-
-    assert list(bob.record.collect(NOW, None).payloads) == [alice.uid]
