@@ -339,3 +339,15 @@ def assert_is_live(model: Replica, run: PastRun) -> None:
         kept, wanted = mine.state[parameter], theirs.state[run.live.parameters[name]]
         assert kept.keys() == wanted.keys()
         assert all(kept[key] is wanted[key] or torch.equal(kept[key], wanted[key]) for key in wanted), name
+
+
+def never(window: Window) -> Collected:
+    """Collect nothing: who follows aggregates and checkpoints asks for no payload."""
+    raise AssertionError(f"payloads of window {window} are asked for")
+
+
+def ahead(run: PastRun, applied: int, optimize: Optimize = decoupled) -> Replica:
+    """Return a model that has followed the run so far."""
+    model = new_replica(optimize)
+    run.catch_up(model, leaders=list).follow(lambda: Window(START + applied))
+    return model

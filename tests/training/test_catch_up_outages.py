@@ -12,10 +12,9 @@ from templar_pl.exchange import LocalBuckets
 from templar_pl.exchange.large_objects import FileDigest
 from templar_pl.exchange.local_store import LocalBucket
 from templar_pl.exchange.window_values import Collected
-from templar_pl.training import Replica
 from templar_pl.units import Window
 from tests.exchange.fakes import Scripted
-from tests.training.past_run import START, PastRun, adamw, assert_is_live, new_replica
+from tests.training.past_run import START, PastRun, adamw, ahead, assert_is_live, new_replica
 
 
 class Files(Scripted):
@@ -51,13 +50,6 @@ class Shaky:
 
 
 FILES = ["latest.json", "checkpoint.json", "model.safetensors", "optimizer.safetensors"]
-
-
-def ahead(run: PastRun, applied: int) -> Replica:
-    """Return a model that has followed the run so far."""
-    model = new_replica()
-    run.catch_up(model, leaders=list).follow(lambda: Window(START + applied))
-    return model
 
 
 @pytest.mark.parametrize("name", FILES)
