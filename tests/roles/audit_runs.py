@@ -41,7 +41,7 @@ from templar_pl.training.run_view import RunView
 from templar_pl.units import Uid, Window
 
 RUN = "my-run"
-WINDOWS, EVERY = 12, 4
+START, WINDOWS, EVERY = 20, 12, 4
 DELTA_S = WindowConfig.time_window_delta_seconds
 COMPRESSION = CompressionConfig(chunk_size=4, topk=3, momentum_decay=0.9)
 SCHEDULE = ScheduleConfig(learning_rate=0.01, warmup_steps=5, t_max=7, weight_decay=0.1)

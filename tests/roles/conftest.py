@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from templar_pl.units import Window
+from tests.roles.audit_runs import START, World
 from tests.roles.past_runs import PastRun
 
 
@@ -29,3 +31,15 @@ def past(tmp_path: Path) -> PastRun:
     run = PastRun(tmp_path / "past")
     run.send_all(9)
     return run
+
+
+@pytest.fixture(scope="module")
+def good_run(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A run that an audit passes, for tests that copy it."""
+    return World(tmp_path_factory.mktemp("good"), Window(START)).write()
+
+
+@pytest.fixture
+def world(good_run: World, tmp_path: Path) -> World:
+    """A copy of such a run, for a test of audits to change; tests of other commands have worlds of their own."""
+    return good_run.copied_to(tmp_path / "run")

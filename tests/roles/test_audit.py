@@ -12,20 +12,8 @@ from templar_pl.errors import ConfigError
 from templar_pl.protocol import Peer
 from templar_pl.roles.audit_findings import Check, Verdict, first_fault, summary
 from templar_pl.units import Uid, Window
-from tests.roles.audit_runs import LEFT_OUT, WINDOWS, World
+from tests.roles.audit_runs import LEFT_OUT, START, WINDOWS, World
 from tests.roles.doctor_runs import everything
-
-START = 20
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("good"), Window(START)).write()
-
-
-@pytest.fixture
-def world(good: World, tmp_path: Path) -> World:
-    return good.copied_to(tmp_path / "run")
 
 
 def test_a_good_run_agrees_in_every_window_and_every_check(world: World) -> None:

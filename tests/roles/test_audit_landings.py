@@ -16,22 +16,11 @@ from templar_pl.protocol.selection import select_peers
 from templar_pl.roles.audit_findings import Check, Finding, Verdict, first_fault, summary
 from templar_pl.training.run_view import RunView
 from templar_pl.units import Uid, Window
-from tests.roles.audit_runs import COMPRESSION, DELTA_S, LEFT_OUT, RUN, SENDERS, Member, Miner, World
+from tests.roles.audit_runs import COMPRESSION, DELTA_S, LEFT_OUT, RUN, SENDERS, START, Member, Miner, World
 
-START = 20
 TARGET = START + 6  # all three miners sent
 SILENT = START + 5  # uid 2 sent nothing
 VALIDATOR = Uid(9)
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("good"), Window(START)).write()
-
-
-@pytest.fixture
-def world(good: World, tmp_path: Path) -> World:
-    return good.copied_to(tmp_path / "run")
 
 
 def dated(path: Path, at: float) -> None:

@@ -18,9 +18,8 @@ from templar_pl.protocol import Peer, aggregate_keys, manifest_keys, notice_keys
 from templar_pl.roles.audit_findings import AuditedWindow, Check, Finding, Verdict, first_fault, summary
 from templar_pl.roles.audit_kept import Kept
 from templar_pl.units import Uid, Window
-from tests.roles.audit_runs import RUN, SENDERS, WINDOWS, World
+from tests.roles.audit_runs import RUN, SENDERS, START, WINDOWS, World
 
-START = 20
 LAST = START + WINDOWS - 1
 KEEP = 4
 """Windows that payloads stay."""
@@ -98,16 +97,6 @@ class Deletion:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("good"), Window(START)).write()
-
-
-@pytest.fixture
-def world(good: World, tmp_path: Path) -> World:
-    return good.copied_to(tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("space") / "run"
 
@@ -119,10 +108,10 @@ def audited_while_deleted(world: World, reads: list[int]) -> list[AuditedWindow]
 
 @settings(max_examples=25)
 @given(reads=st.lists(st.integers(0, NUM_READS), min_size=1, max_size=5))
-def test_what_is_deleted_while_it_is_audited_is_nobody_s_fault(good: World, space: Path, reads: list[int]) -> None:
+def test_what_is_deleted_while_it_is_audited_is_nobody_s_fault(good_run: World, space: Path, reads: list[int]) -> None:
     shutil.rmtree(space, ignore_errors=True)
 
-    audited = audited_while_deleted(good.copied_to(space), reads)
+    audited = audited_while_deleted(good_run.copied_to(space), reads)
 
     assert first_fault(audited) is None, summary(audited)
     last = next(a for a in audited if a.window == LAST)

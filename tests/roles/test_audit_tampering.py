@@ -26,22 +26,11 @@ from templar_pl.protocol import (
 from templar_pl.protocol.checkpoint import decode_checkpoint, encode_checkpoint
 from templar_pl.roles.audit_findings import AuditedWindow, Check, Verdict, first_fault, summary
 from templar_pl.units import Uid, Window
-from tests.roles.audit_runs import COMPRESSION, LEFT_OUT, RUN, World
+from tests.roles.audit_runs import COMPRESSION, LEFT_OUT, RUN, START, World
 
-START = 20
 TARGET = START + 6  # all three miners sent, and no checkpoint stands before it
 CHECKPOINT = START + 8
 PLACES = [0.0, 0.01, 0.3, 0.5, 0.7, 0.9, 1.0]
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("good"), Window(START)).write()
-
-
-@pytest.fixture
-def world(good: World, tmp_path: Path) -> World:
-    return good.copied_to(tmp_path / "run")
 
 
 def flip(path: Path, place: float) -> None:
