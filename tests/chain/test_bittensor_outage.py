@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from templar_pl.errors import ChainError
 from templar_pl.units import Block, Uid, Window
 from tests.chain.nodes import ManualTime, wait_until
 from tests.chain.subnets import Subnet, lines_of, mining_irregularly
+from tests.servers.subtensor import FakeSubtensor
 from tests.servers.subtensor_link import Link
 
 BLOCK_S = 0.4
@@ -68,6 +70,19 @@ class Training:
             self.seen[Block(passed)] = time.monotonic()
 
 
+@contextmanager
+def training_on(chain: BittensorChain) -> Iterator[Training]:
+    """Let a thread train until the block ends; what it raises is raised then."""
+    training, over = Training(chain), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(training.run, over)
+        try:
+            yield training
+        finally:
+            over.set()
+        running.result(10)
+
+
 @dataclass
 class Outage:
     """One outage, from before to after."""
@@ -94,11 +109,9 @@ class Outage:
     """Blocks between the node and the chain, at the end."""
 
 
-def live_through(folder: Path, fault: str) -> Outage:
-    subnet = Subnet(folder, head=110, seconds_per_block=BLOCK_S, mines_on_submission=False)
-    own, other = Uid(subnet.join("own")), Uid(subnet.join("other"))
-    network, over = f"ws://{fault}.test:9944", threading.Event()
-    node = subnet.node(
+def node_on(subnet: Subnet, network: str) -> BittensorChain:
+    """Return a node that gives up soon, not open."""
+    return subnet.node(
         "own",
         network=network,
         blocks_per_window=BLOCKS_PER_WINDOW,
@@ -106,46 +119,68 @@ def live_through(folder: Path, fault: str) -> Outage:
         submit_timeout_s=4.0,
         delta_s=0.1,
     )
-    fake = subnet.fake
-    with lines_of(network) as lines, mining_irregularly(fake, JITTER) as made, ThreadPoolExecutor(1) as pool:
+
+
+def speak_to_nobody(node: BittensorChain, weights: dict[Uid, float]) -> tuple[ChainError, float, float]:
+    """Commit, and set weights, in an outage; return how the first fails, and the seconds that each takes."""
+    began = time.monotonic()
+    with pytest.raises(ChainError) as commit_error:
+        node.commit("too early")
+    commit_s, began = time.monotonic() - began, time.monotonic()
+    node.set_weights(weights)
+    return commit_error.value, commit_s, time.monotonic() - began
+
+
+def ends_of(node: BittensorChain, windows: Iterable[Window]) -> dict[Window, float]:
+    return {window: node.upload_interval(window)[0] for window in windows}
+
+
+def blocks_apart(node: BittensorChain, fake: FakeSubtensor) -> list[int]:
+    """Return by how many blocks a node differs from its chain, a moment after each of the next three."""
+    apart = []
+    for _ in range(3):
+        head = fake.head.number
+        wait_until(lambda head=head: fake.head.number > head)
+        time.sleep(SCHEDULING_S)
+        apart.append(node.block() - fake.head.number)
+    return apart
+
+
+def come_back(node: BittensorChain, link: Link, lines: list[str]) -> None:
+    """End an outage; return when the chain has the weights of the outage, and an address."""
+    link.mend()
+    wait_until(lambda: any("is back at block" in line for line in lines))
+    wait_until(lambda: bool(node.weights()))
+    node.commit("where it is")
+
+
+def live_through(folder: Path, fault: str) -> Outage:
+    subnet = Subnet(folder, head=110, seconds_per_block=BLOCK_S, mines_on_submission=False)
+    own, other = Uid(subnet.join("own")), Uid(subnet.join("other"))
+    network = f"ws://{fault}.test:9944"
+    node, fake = node_on(subnet, network), subnet.fake
+    with lines_of(network) as lines, mining_irregularly(fake, JITTER) as made:
         try:
             node.open()
-            training = Training(node)
-            running = pool.submit(training.run, over)
-            wait_until(lambda: len(made) >= 3)
-            FAULTS[fault](fake.link)
-            first = Block(fake.head.number)
-            wait_until(lambda: fake.head.number >= first + 2 * BLOCKS_PER_WINDOW)
-            began = time.monotonic()
-            with pytest.raises(ChainError) as commit_error:
-                node.commit("too early")
-            commit_s, began = time.monotonic() - began, time.monotonic()
-            node.set_weights({other: 3.0, own: 1.0})
-            weights_s = time.monotonic() - began
-            wait_until(lambda: fake.head.number >= first + NUM_WINDOWS * BLOCKS_PER_WINDOW)
-            ended = [Window(node.window() - ago) for ago in (1, 2)]
-            reckoned = {window: node.upload_interval(window)[0] for window in ended}
-            last = Block(fake.head.number)
-            fake.link.mend()
-            wait_until(lambda: any("is back at block" in line for line in lines))
-            wait_until(lambda: bool(node.weights()))
-            node.commit("where it is")
-            told = {window: node.upload_interval(window)[0] for window in ended}
-            apart = []
-            for _ in range(3):
-                head = fake.head.number
-                wait_until(lambda head=head: fake.head.number > head)
-                time.sleep(SCHEDULING_S)
-                apart.append(node.block() - fake.head.number)
-            over.set()
-            running.result(10)
+            with training_on(node) as training:
+                wait_until(lambda: len(made) >= 3)
+                FAULTS[fault](fake.link)
+                first = Block(fake.head.number)
+                wait_until(lambda: fake.head.number >= first + 2 * BLOCKS_PER_WINDOW)
+                commit_error, commit_s, weights_s = speak_to_nobody(node, {other: 3.0, own: 1.0})
+                wait_until(lambda: fake.head.number >= first + NUM_WINDOWS * BLOCKS_PER_WINDOW)
+                reckoned = ends_of(node, [Window(node.window() - ago) for ago in (1, 2)])
+                last = Block(fake.head.number)
+                come_back(node, fake.link, lines)
+                told = ends_of(node, reckoned)
+                apart = blocks_apart(node, fake)
             return Outage(
                 dict(made),
                 training,
                 list(lines),
                 first,
                 last,
-                commit_error.value,
+                commit_error,
                 commit_s,
                 weights_s,
                 reckoned,
@@ -155,7 +190,6 @@ def live_through(folder: Path, fault: str) -> Outage:
                 apart,
             )
         finally:
-            over.set()
             fake.link.mend()
             subnet.close()
 
