@@ -71,19 +71,10 @@ class Lonely:
         limits = replace(limits, keep_windows=keep_windows)
         source = PayloadSource(self._replica.codec, identity, self._hidden, limits)
         own = world.buckets.own
-        record = LandedRecord(
+        self._record = LandedRecord(
             world.chain, world.chain.candidates, identity, source=source, own_bucket=own, limits=limits
         )
         me = Peer(Uid(0), world.validator.hotkey, world.validator.public_key, world.validator.hotkey)
-
-        def collect(window: Window) -> Collected:
-            if window in self.misses:
-                self.misses.remove(window)
-                self._hidden.silent = world.miners[-1].signer.hotkey
-            try:
-                return record.collect(window, None)
-            finally:
-                self._hidden.silent = None
 
         trail = Trail(
             run=RUN,
@@ -93,7 +84,7 @@ class Lonely:
             buckets=world.buckets,
             aggregator=lambda: aggregator,
             leaders=lambda: [me],
-            collect=collect,
+            collect=self._collect,
             folder=folder / "fetched",
         )
         author = Author(RUN, self._replica.digest, "1", world.validator, verify)
@@ -115,6 +106,16 @@ class Lonely:
             self.world.open(window + 2)
             self._scorer.run(1)
             self._checkpoints.close(20)
+
+    def _collect(self, window: Window) -> Collected:
+        """Collect a window, without the payload of the last miner if it is to miss that."""
+        if window in self.misses:
+            self.misses.remove(window)
+            self._hidden.silent = self.world.miners[-1].signer.hotkey
+        try:
+            return self._record.collect(window, None)
+        finally:
+            self._hidden.silent = None
 
     def _note(self, copy: OwnCopy) -> None:
         self.times_lost = copy.times_lost
