@@ -155,15 +155,7 @@ class PayloadSource:
             deadline: when to go on with what is in, as `deadline` returns it; None for that of now.
         """
         requests = {
-            uid: Request(
-                open_bucket=partial(self._buckets.of, peer.address),
-                key=payload_key(self._identity.run, window, uid),
-                size=self.payload_size,
-                sha256=None if hashes is None else hashes[uid],
-                peer=uid,
-                window=window,
-                may_come=may_come,
-            )
+            uid: self._request(window, uid, peer.address, None if hashes is None else hashes[uid], may_come=may_come)
             for uid, peer in peers.items()
         }
 
@@ -175,6 +167,18 @@ class PayloadSource:
 
         deadline = self.deadline() if deadline is None else deadline
         return gather(requests, decode=decode, interval=interval, deadline=deadline)
+
+    def _request(self, window: Window, uid: Uid, address: str, sha256: bytes | None, *, may_come: bool) -> Request:
+        """Return the question for the payload of one peer."""
+        return Request(
+            open_bucket=partial(self._buckets.of, address),
+            key=payload_key(self._identity.run, window, uid),
+            size=self.payload_size,
+            sha256=sha256,
+            peer=uid,
+            window=window,
+            may_come=may_come,
+        )
 
     def deadline(self) -> float:
         """Return when a gather that begins now ends, in seconds of `time.monotonic()`."""
