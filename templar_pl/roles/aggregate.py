@@ -152,7 +152,7 @@ class _Desk:
 
     def _outbox(self) -> Outbox:
         own, connection = self._identity, self._connection
-        shapes = {name: tuple(parameter.shape) for name, parameter in self._replica.parameters.items()}
+        shapes = self._replica.shapes
         publisher = AggregatePublisher(self._bucket, own.run, self._folder, own.signer, own.verify)
         source = AggregateSource(connection.buckets, connection.peer, own.run, own.digest, own.verify)
         return Outbox(publisher, source, shapes, folder=self._folder, verify=own.verify, patience=self._patience)

@@ -69,7 +69,7 @@ class Replay:
             check_interrupt: asked before each tensor; raises what should end the audit.
         """
         self.replica, self._verify, self._check_interrupt = replica, verify, check_interrupt
-        self._shapes: Shapes = {name: tuple(p.shape) for name, p in replica.parameters.items()}
+        self._shapes: Shapes = replica.shapes
         self.lost = ""
         """Why the parameters are not those of the run; empty if they are, as far as is known."""
 

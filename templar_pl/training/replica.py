@@ -53,13 +53,11 @@ class Replica:
         """Steps of the module are computed within its context."""
 
         self.module = _set_up(module, self.precision).to(device)
-        configured = configure(self.module)
-        self._optimizer, self._schedules = configured.optimizer, configured.schedules
-        self.parameters = trained_parameters(self.module, self._optimizer)
+        self._configured = configure(self.module)
+        self.parameters = trained_parameters(self.module, self._configured.optimizer)
         """What is trained and exchanged, in wire order."""
 
-        shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
-        self.codec = UpdateCodec(shapes, compression, device, product_dtype=exact_dtype(device))
+        self.codec = UpdateCodec(self.shapes, compression, device, product_dtype=exact_dtype(device))
         """Makes updates of payloads; holds no momentum."""
 
         self.digest = run_digest(self.parameters, compression, peers, settings_digest)
@@ -69,14 +67,19 @@ class Replica:
         """Windows of the run applied."""
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of what is trained and exchanged, in wire order."""
+        return {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+
+    @property
     def state(self) -> ModelState:
         """The model as checkpoints hold it."""
-        return ModelState(self.parameters, self._optimizer, self._schedules)
+        return ModelState(self.parameters, self._configured.optimizer, self._configured.schedules)
 
     @property
     def learning_rate(self) -> float:
         """With which the next window is applied; that of the first group of parameters."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        return float(self._configured.optimizer.param_groups[0]["lr"])
 
     def fingerprint(self) -> bytes:
         """Return the 32 bytes that tell whether others hold the same parameters."""
@@ -89,8 +92,8 @@ class Replica:
 
     def apply(self, update: Iterable[tuple[str, Tensor]]) -> None:
         """Apply the update of the next window; see `apply_update_` for what it may be and raises."""
-        apply_update_(self._optimizer, self.parameters, update)
-        for schedule in self._schedules:
+        apply_update_(self._configured.optimizer, self.parameters, update)
+        for schedule in self._configured.schedules:
             schedule.step()
         self.applied += 1
 
