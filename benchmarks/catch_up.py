@@ -247,8 +247,8 @@ def measure(way: Any, arguments: argparse.Namespace) -> tuple[int, float, int, i
         return goal, seconds, grown, largest
 
 
-def main() -> None:
-    """Measure and print."""
+def parse_arguments() -> argparse.Namespace:
+    """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=100)
     parser.add_argument("--tensors", type=int, default=24)
@@ -256,7 +256,12 @@ def main() -> None:
     parser.add_argument("--zeros", type=float, default=0.001)
     parser.add_argument("--peers", type=int, default=4)
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse_arguments()
     numel = arguments.tensors * arguments.side**2
     tensor = 4 * arguments.side**2
     table = Table(title=f"{numel / 1e6:.0f} M parameters in {arguments.tensors} matrices, {arguments.zeros:.3%} zeros")
