@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -111,33 +110,44 @@ def fold_dct_(
     if grid.is_vector or coefficients.device.type != "cpu":
         coefficients.mul_(decay).add_(dct_chunks(tensor, grid), alpha=lr)
         return
-    matrix = tensor.detach().reshape(grid.rows, grid.columns)
-    chunks = coefficients.view(grid.chunk_rows, grid.chunk_columns, grid.height, grid.width)
-    at_once = max(1, _TRANSFORMED_AT_ONCE // max(1, grid.chunk_columns * grid.chunk_numel))  # rows of chunks
+    matrix = tensor.detach().to(torch.float32).reshape(grid.rows, grid.columns).numpy()
+    chunks = coefficients.numpy().reshape(grid.chunk_rows, grid.chunk_columns, grid.height, grid.width)
+    steps = max(1, round(chunks.size / _TRANSFORMED_AT_ONCE))
+    at_once = max(1, -(-grid.chunk_rows // steps))  # rows of chunks
     if room is None:
-        room = coefficients.new_empty(2 * chunks[:at_once].numel())
-    down, across = (dct_basis(side, tensor.device).numpy() for side in (grid.height, grid.width))
-    weighted = np.multiply(across.T, np.float32(lr), order="C")
-    work = room.view(-1).numpy()
+        room = coefficients.new_empty(2 * chunks[:at_once].size)
+    down, across = _bases(grid.height, grid.width)
+    weighted, work = np.multiply(across, np.float32(lr)), room.view(-1).numpy()
     for first in range(0, grid.chunk_rows, at_once):
-        block, bands = chunks[first : first + at_once], _bands(matrix, grid, slice(first, first + at_once))
-        halfway, whole = work[: 2 * bands.size].reshape(2, *bands.shape)
+        block = chunks[first : first + at_once]
+        halfway, whole = work[: 2 * block.size].reshape(2, *block.shape)
+        bands = _copy_bands(matrix[first * grid.height :], out=halfway)
         transform_down(bands, down, whole, out=halfway)
         multiply_matrices(halfway, weighted, out=whole)
-        torch.add(torch.from_numpy(whole), block, alpha=decay, out=block)
+        target = torch.from_numpy(block)
+        torch.add(torch.from_numpy(whole), target, alpha=decay, out=target)
 
 
-def _bands(matrix: Tensor, grid: ChunkGrid, rows: slice) -> NDArray[np.float32]:
-    """Return rows of chunks of a parameter, (R, C), as (rows, chunk_columns, A, B).
+def _copy_bands(rows: NDArray[np.float32], *, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Copy the first of the rows, as they lie, into the memory of bands of chunks, (n, c, A, B), and return those.
 
-    They share memory with the matrix, but where something is padded or has another dtype.
+    What is missing to whole chunks becomes zero. A copy, although nothing else needs one: the sums of `transform_down`
+    read rows from both ends, which takes longer than this where the cache does not hold them.
     """
-    part = matrix[rows.start * grid.height : rows.stop * grid.height]
-    cut = replace(grid, shape=tuple(part.shape))
-    if part.dtype == torch.float32 and part.shape[1] % grid.width == 0 and part.shape[0] % grid.height == 0:
-        bands = part.numpy().reshape(cut.chunk_rows, grid.height, grid.chunk_columns, grid.width)
-        return bands.swapaxes(1, 2)
-    return to_chunks(part, cut).numpy().reshape(cut.chunk_rows, cut.chunk_columns, grid.height, grid.width)
+    bands, chunks, height, width = out.shape
+    padded = out.reshape(bands * height, chunks * width)
+    if rows.shape[0] < padded.shape[0] or rows.shape[1] < padded.shape[1]:
+        padded.fill(0.0)
+    rows = rows[: padded.shape[0]]
+    padded[: rows.shape[0], : rows.shape[1]] = rows
+    return padded.reshape(bands, height, chunks, width).swapaxes(1, 2)
+
+
+@functools.cache
+def _bases(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the matrix for columns, and the transposed one for rows, both contiguous. Do not change them."""
+    cpu = torch.device("cpu")
+    return dct_basis(height, cpu).numpy(), np.ascontiguousarray(dct_basis(width, cpu).numpy().T)
 
 
 def dct_chunks(tensor: Tensor, grid: ChunkGrid) -> Tensor:

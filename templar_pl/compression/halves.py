@@ -17,6 +17,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from templar_pl.compression.loops import row_by_row
+
 Array = NDArray[np.float32]
 
 
@@ -33,7 +35,7 @@ def transform_down(bands: Array, basis: Array, room: Array, *, out: Array) -> No
         bands: (n, c, A, B); those of a larger matrix may lie side by side.
         basis: (A, A), row = frequency; symmetric and antisymmetric rows in turns.
         room: as many elements as out has, contiguous; not of `out`.
-        out: (n, c, A, B), contiguous.
+        out: (n, c, A, B), contiguous; may be the memory of the bands.
     """
     height = bands.shape[2]
     if height % 2:
@@ -44,10 +46,11 @@ def transform_down(bands: Array, basis: Array, room: Array, *, out: Array) -> No
     half = height // 2
     folded = room.reshape(-1)[: bands.size].reshape(2, count, half, chunks, width)
     upper, mirrored = across[:, :half], across[:, : half - 1 : -1]
-    np.add(upper, mirrored, out=folded[0])
-    np.subtract(upper, mirrored, out=folded[1])
-    for parity in (0, 1):
-        multiply_matrices(basis[parity::2, :half], folded[parity].swapaxes(1, 2), out=out[:, :, parity::2])
+    with row_by_row():
+        np.add(upper, mirrored, out=folded[0])
+        np.subtract(upper, mirrored, out=folded[1])
+    products = out.reshape(count, chunks, half, 2, width).transpose(3, 0, 1, 2, 4)
+    multiply_matrices(_by_parity(basis)[:, None, None], folded.swapaxes(2, 3), out=products)
 
 
 def transform_down_back(chunks: Array, basis: Array, room: Array, *, out: Array) -> None:
@@ -65,9 +68,17 @@ def transform_down_back(chunks: Array, basis: Array, room: Array, *, out: Array)
         np.add(out, 0.0, out=out)
         return
     half = height // 2
-    even, odd = room.reshape(2, len(chunks), half, chunks.shape[2])
-    for parity, part in enumerate((even, odd)):
-        multiply_matrices(basis[parity::2, :half].T, chunks[:, parity::2], out=part)
+    halves = room.reshape(2, len(chunks), half, chunks.shape[2])
+    coefficients = chunks.reshape(len(chunks), half, 2, -1).transpose(2, 0, 1, 3)
+    multiply_matrices(_by_parity(basis).swapaxes(1, 2)[:, None], coefficients, out=halves)
+    even, odd = halves
     np.add(even, 0.0, out=even)  # a sum or a difference of which the first is no negative zero is none
-    np.add(even, odd, out=out[:, :half])
-    np.subtract(even, odd, out=out[:, : half - 1 : -1])
+    with row_by_row():
+        np.add(even, odd, out=out[:, :half])
+        np.subtract(even, odd, out=out[:, : half - 1 : -1])
+
+
+def _by_parity(basis: Array) -> Array:
+    """Return (2, A / 2, A / 2): the left halves of even rows, and of odd ones; they share memory with the basis."""
+    half = len(basis) // 2
+    return basis.reshape(half, 2, -1)[:, :, :half].swapaxes(0, 1)

@@ -18,7 +18,7 @@ from templar_pl.compression.dct import fold_dct_, to_chunks
 from templar_pl.compression.grid import ChunkGrid
 from templar_pl.compression.quantise import Scaled, code, dequantise, scale, scaled_values
 from templar_pl.compression.sparse import JoinedChunks, SparseChunks
-from templar_pl.compression.topk import Kept, keep_largest, true_places
+from templar_pl.compression.topk import Kept, join, keep_largest, true_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,6 @@ class Taken:
     scaled: Scaled
     """What: `scaled_values` tells."""
 
-    originals: Tensor
-    """(N, T) fp32; the momentum at these places before. fp32 addition would not bring it back."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -43,7 +40,7 @@ class Sent:
     """What a payload says of them."""
 
     originals: Tensor
-    """(N, T) fp32; the momentum at `said.indices` before it was taken out."""
+    """(N, T) fp32; the momentum at `said.indices` before it was taken out. fp32 addition would not bring it back."""
 
 
 def accumulate_(
@@ -96,12 +93,10 @@ def take_(
         room: of `keep_largest`.
     """
     kept = keep_largest(momentum, grid.topk, portions=portions, room=room)
-    places = kept.indices.long()
-    originals = momentum.gather(-1, places)
-    scaled = scale(originals, kept, value_bits=grid.value_bits)
+    scaled = scale(kept.values, kept, value_bits=grid.value_bits)
     # Fillers repeat an index, but take zero.
-    momentum.scatter_add_(-1, places, -scaled_values(kept, scaled))
-    return Taken(kept, scaled, originals)
+    momentum.scatter_add_(-1, kept.indices.long(), -scaled_values(kept, scaled))
+    return Taken(kept, scaled)
 
 
 def settle_(momentum: Tensor, taken: Sequence[Taken], lengths: Sequence[int]) -> Sent:
@@ -112,7 +107,8 @@ def settle_(momentum: Tensor, taken: Sequence[Taken], lengths: Sequence[int]) ->
         taken: out of their chunks, in their order.
         lengths: chunks of each parameter.
     """
-    kept, scaled, originals = _joined(taken)
+    kept, scaled = _joined(taken)
+    originals = kept.values
     said, is_quiet = code(kept, scaled, lengths)
     rows = true_places(is_quiet)
     if len(rows):
@@ -121,18 +117,18 @@ def settle_(momentum: Tensor, taken: Sequence[Taken], lengths: Sequence[int]) ->
     return Sent(said, originals)
 
 
-def _joined(taken: Sequence[Taken]) -> tuple[Kept, Scaled, Tensor]:
+def _joined(taken: Sequence[Taken]) -> tuple[Kept, Scaled]:
     """Put what was taken together."""
     if len(taken) == 1:
-        return taken[0].kept, taken[0].scaled, taken[0].originals
+        return taken[0].kept, taken[0].scaled
     below = [part.scaled.below for part in taken if part.scaled.below is not None]
-    kept = Kept(torch.cat([part.kept.indices for part in taken]), torch.cat([part.kept.counts for part in taken]))
+    kept = join([part.kept for part in taken])
     scaled = Scaled(
         torch.cat([part.scaled.negative for part in taken]),
         torch.cat([part.scaled.scales for part in taken]),
         torch.cat(below) if below else None,
     )
-    return kept, scaled, torch.cat([part.originals for part in taken])
+    return kept, scaled
 
 
 def subtract_(momentum: Tensor, sparse: SparseChunks) -> None:

@@ -19,7 +19,7 @@ from templar_pl.compression.exact import ROOM, inverse_dct_
 from templar_pl.compression.grid import ChunkGrid, Grids, alike
 from templar_pl.compression.sparse import JoinedChunks, SparseChunks, join, stack
 from templar_pl.compression.weights import Equalise, Weights, weigh
-from templar_pl.compression.workers import share_tensors, threads_of
+from templar_pl.compression.workers import alone, share_tensors, threads_for
 
 _VALUES_OF_BATCH = 2**19
 """Values that all payloads send of the chunks of a batch at most: 12 bytes each."""
@@ -47,7 +47,12 @@ class Receiver:
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
         """Write the update that payloads, at least one, make of some or all parameters into fp32 tensors."""
         asked = {name: grid for name, grid in self.grids.items() if name in out}
-        forms = [self._form(payloads, names) for names in alike(asked)]
+        with alone(self.device) as threads:
+            forms = [self._form(payloads, names, threads) for names in alike(asked)]
+            self._update(forms, out, threads)
+
+    def _update(self, forms: Sequence[_Form], out: Mapping[str, Tensor], threads: int) -> None:
+        """Deal the batches of forms out to threads."""
         work = [(form, batch) for form in forms for batch in form.batches]
 
         def add(dealt: Iterator[tuple[_Form, Sequence[Block]]]) -> None:
@@ -57,9 +62,9 @@ class Receiver:
             for form, batch in dealt:
                 self._add(form, batch, room, out)
 
-        share_tensors(work, add, device=self.device)
+        share_tensors(work, add, device=self.device, threads=threads)
 
-    def _form(self, payloads: Sequence[Mapping[str, SparseChunks]], names: Sequence[str]) -> _Form:
+    def _form(self, payloads: Sequence[Mapping[str, SparseChunks]], names: Sequence[str], threads: int) -> _Form:
         """Return what payloads say of parameters with chunks of one form, in blocks that stay in the cache."""
         grid = self.grids[names[0]]
         said = [_joined(payload, names) for payload in payloads]
@@ -70,7 +75,7 @@ class Receiver:
             tuple(names),
             block=max(1, elements_at_once(self.device, BLOCK_TO_RECEIVE) // max(grid.chunk_numel, sent)),
             batch=min(BATCH // grid.chunk_numel, _VALUES_OF_BATCH // sent),
-            threads=threads_of(self.device),
+            threads=threads_for(self.device, threads),
         )
         return _Form(grid, said, weights, batches)
 

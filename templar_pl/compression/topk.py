@@ -6,13 +6,15 @@ chunk after chunk; W = the most of them in a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from templar_pl.compression.loops import row_by_row
 
 CHUNKS_AT_ONCE = 256
 """Chunks that are searched together: their magnitudes, 4 MiB, stay in the cache."""
@@ -22,6 +24,9 @@ GROUP = 16
 
 _CROWD = 4
 """A chunk in which more than this many times T places pass the first stage is sorted instead."""
+
+_SORTED_AT_MOST = 512
+"""Numbers that numpy sorts in half the time of a partition; of more it takes longer."""
 
 _LEAST = 2.0**-149  # the least magnitude above zero
 
@@ -35,6 +40,9 @@ class Kept:
 
     counts: Tensor
     """(N,) int16; 0..T coefficients really kept."""
+
+    values: Tensor
+    """(N, T); the coefficients at these places."""
 
 
 def keep_largest(
@@ -50,8 +58,8 @@ def keep_largest(
         topk: coefficients to keep per chunk; 1 <= topk <= K.
         portions: of the chunks, one behind the other, all of them; each is searched as soon as it is there, so that it
             may be written just before.
-        room: fp32, at least as many elements as a portion has, to work in; fresh memory costs three times as much as
-            the magnitudes.
+        room: fp32, at least twice as many elements as a portion has, to work in; fresh memory costs three times as
+            much as the magnitudes.
 
     Raises:
         ValueError: topk is outside 1..K.
@@ -65,32 +73,39 @@ def keep_largest(
     if portions is None:
         portions = (slice(first, first + CHUNKS_AT_ONCE) for first in range(0, num_chunks, CHUNKS_AT_ONCE))
     is_simple = coefficients.device.type != "cpu" or coefficients.element_size() < 4  # numpy has no bfloat16
-    return (_keep_by_torch if is_simple else _keep_by_numpy)(coefficients, topk, portions, room)
+    if is_simple:
+        return _keep_by_torch(coefficients, topk, portions)
+    return _keep_by_numpy(coefficients, topk, portions, room)
 
 
-def _magnitudes(coefficients: Tensor, room: Tensor | None) -> Tensor:
-    """Return magnitudes, contiguous, in the room if they fit in."""
-    if room is None or coefficients.dtype != room.dtype:
-        return coefficients.abs().contiguous()
-    return torch.abs(coefficients, out=room.view(-1)[: coefficients.numel()].view_as(coefficients))
-
-
-def _keep_by_torch(coefficients: Tensor, topk: int, portions: Iterable[slice], room: Tensor | None) -> Kept:
+def _keep_by_torch(coefficients: Tensor, topk: int, portions: Iterable[slice]) -> Kept:
     """Do it on any device."""
-    kept = [_sort(_magnitudes(coefficients[portion], room), topk) for portion in portions]
-    if not kept:
-        kept = [_sort(coefficients, topk)]
-    return Kept(torch.cat([part.indices for part in kept]), torch.cat([part.counts for part in kept]))
+    kept = [_sort(coefficients[portion], topk) for portion in portions]
+    return join(kept) if kept else _sort(coefficients, topk)
 
 
-def _sort(magnitudes: Tensor, topk: int) -> Kept:
-    """Keep the largest of (N, K) magnitudes; a stable sort keeps the lower index of equal ones."""
-    largest, places = (found[:, :topk] for found in torch.sort(magnitudes, dim=-1, descending=True, stable=True))
+def join(parts: Sequence[Kept]) -> Kept:
+    """Put what is kept of chunks, at least one part, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Kept(
+        torch.cat([part.indices for part in parts]),
+        torch.cat([part.counts for part in parts]),
+        torch.cat([part.values for part in parts]),
+    )
+
+
+def _sort(coefficients: Tensor, topk: int) -> Kept:
+    """Keep the largest of (N, K) coefficients; a stable sort keeps the lower index of equal ones."""
+    largest, places = (
+        found[:, :topk] for found in torch.sort(coefficients.abs(), dim=-1, descending=True, stable=True)
+    )
     is_used = largest.to(torch.promote_types(largest.dtype, torch.float32)) >= _LEAST
     counts = is_used.sum(-1)
-    places = places.masked_fill(~is_used, magnitudes.shape[-1]).sort(-1).values
+    places = places.masked_fill(~is_used, coefficients.shape[-1]).sort(-1).values
     last = places.gather(-1, (counts - 1).clamp(min=0)[:, None]).masked_fill(counts[:, None] == 0, 0)
-    return Kept(torch.minimum(places, last).to(torch.int16), counts.to(torch.int16))
+    places = torch.minimum(places, last)
+    return Kept(places.to(torch.int16), counts.to(torch.int16), coefficients.gather(-1, places))
 
 
 def _keep_by_numpy(coefficients: Tensor, topk: int, portions: Iterable[slice], room: Tensor | None) -> Kept:
@@ -99,60 +114,83 @@ def _keep_by_numpy(coefficients: Tensor, topk: int, portions: Iterable[slice], r
     Chunks are sorted in which too many places pass the first stage of the search, or more are as large as the smallest
     one kept than fit in. The second stage is for all portions at once, since numpy takes longer to begin than to do it.
     """
-    num_chunks = len(coefficients)
-    passed = [_Candidates.of(_magnitudes(coefficients[portion], room).numpy(), topk) for portion in portions]
-    none = [np.empty(0, dtype=np.int16)]
-    places = np.concatenate(none + [part.places for part in passed])  # (F,)
-    counts = np.concatenate([np.empty(0, dtype=np.int64)] + [part.counts for part in passed])  # (N,)
-    magnitudes = np.concatenate([np.empty(0, dtype=np.float32)] + [part.magnitudes for part in passed])
-    is_kept = magnitudes >= np.repeat(_least_kept(magnitudes, counts, topk), counts)
-    kept = places[is_kept]
-    if len(kept) == num_chunks * topk and (counts >= topk).all():  # as nearly always
-        full = np.full(num_chunks, topk, dtype=np.int16)
-        return Kept(torch.from_numpy(kept.reshape(-1, topk)), torch.from_numpy(full))
-    owners = np.repeat(np.arange(num_chunks), counts)[is_kept]
-    is_crowded = np.concatenate([part.is_crowded for part in passed]) if passed else np.empty(0, dtype=np.bool_)
-    return _with_fillers(kept, owners, is_crowded, coefficients, topk)
+    num_chunks, chunk_numel = coefficients.shape
+    found = _Candidates.of(coefficients.numpy(), topk, portions, room)
+    magnitudes = np.abs(found.values)
+    least = _least_kept(magnitudes, found.counts, topk)
+    is_kept = np.flatnonzero(magnitudes >= np.repeat(least, found.counts))
+    indices, values = (found.places[is_kept] % chunk_numel).astype(np.int16), found.values[is_kept]
+    if len(indices) == num_chunks * topk and (found.counts >= topk).all():  # as nearly always
+        full = torch.full((num_chunks,), topk, dtype=torch.int16)
+        return Kept(torch.from_numpy(indices.reshape(-1, topk)), full, torch.from_numpy(values.reshape(-1, topk)))
+    owners = np.repeat(np.arange(num_chunks), found.counts)[is_kept]
+    return _with_fillers(indices, owners, found.is_crowded, coefficients, topk)
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Places of some chunks, among them the T largest that are not zero, and those that are as large.
+    """Places of all chunks, among them the T largest of each that are not zero, and those that are as large.
 
     A lower bound of the smallest magnitude kept is the T-th largest maximum of groups, which few others reach: of a
     normal distribution two or three at K = 4096 and T = 32. A group is every `K // GROUP`-th place, so that maxima are
     taken side by side.
     """
 
-    places: NDArray[np.int16]
-    """(F,) inside the chunk."""
+    places: NDArray[np.int64]
+    """(F,) among all coefficients, ascending."""
+
+    values: NDArray[np.floating]
+    """(F,) the coefficients there."""
 
     counts: NDArray[np.int64]
-    """(N,) how many there are."""
+    """(N,) how many there are in each chunk."""
 
     is_crowded: NDArray[np.bool_]
     """(N,) whether there are so many that they were left out."""
 
-    magnitudes: NDArray[np.floating]
-    """(F,)."""
-
     @classmethod
-    def of(cls, magnitudes: NDArray[np.floating], topk: int) -> _Candidates:
-        """Find them in (N, K) magnitudes."""
-        num_chunks, chunk_numel = magnitudes.shape
-        num_groups = chunk_numel // GROUP
-        if chunk_numel % GROUP or num_groups < 2 * topk:
-            maxima, num_groups = magnitudes.copy(), chunk_numel
-        else:  # torch takes half as long
-            maxima = torch.from_numpy(magnitudes).view(-1, GROUP, num_groups).amax(1).numpy()
-        maxima.partition(num_groups - topk, axis=1)
-        bounds = np.maximum(maxima[:, num_groups - topk], _LEAST)
-        found = np.flatnonzero(magnitudes >= bounds[:, None])
-        counts = np.diff(np.searchsorted(found, np.arange(num_chunks + 1) * chunk_numel))
+    def of(
+        cls, coefficients: NDArray[np.floating], topk: int, portions: Iterable[slice], room: Tensor | None
+    ) -> _Candidates:
+        """Find them in (N, K) coefficients, portion by portion."""
+        num_chunks, chunk_numel = coefficients.shape
+        parts, values = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=coefficients.dtype)]
+        for portion in portions:
+            found = _find(coefficients[portion], topk, room)
+            parts.append(found + portion.start * chunk_numel)
+            values.append(np.take(coefficients[portion], found))
+        places, taken = np.concatenate(parts), np.concatenate(values)
+        counts = np.diff(np.searchsorted(places, np.arange(num_chunks + 1) * chunk_numel))
         is_crowded = counts > _CROWD * topk
         if is_crowded.any():
-            found, counts = found[~np.repeat(is_crowded, counts)], np.where(is_crowded, 0, counts)
-        return cls((found % chunk_numel).astype(np.int16), counts, is_crowded, np.take(magnitudes, found))
+            stay = ~np.repeat(is_crowded, counts)
+            places, taken, counts = places[stay], taken[stay], np.where(is_crowded, 0, counts)
+        return cls(places, taken, counts, is_crowded)
+
+
+def _find(coefficients: NDArray[np.floating], topk: int, room: Tensor | None) -> NDArray[np.int64]:
+    """Return the flat places in (n, K) coefficients that reach the lower bound of their chunk."""
+    num_chunks, chunk_numel = coefficients.shape
+    magnitudes, is_found = _space(coefficients, room)
+    np.abs(coefficients, out=magnitudes)
+    num_groups = chunk_numel // GROUP
+    if chunk_numel % GROUP or num_groups < 2 * topk:
+        maxima = magnitudes.copy()
+    else:  # torch takes half as long
+        maxima = torch.from_numpy(magnitudes.reshape(num_chunks, GROUP, num_groups)).amax(1).numpy()
+    bounds = np.maximum(_nth_largest(maxima, topk), _LEAST)
+    with row_by_row():
+        np.greater_equal(magnitudes, bounds[:, None], out=is_found)
+    return _true_places(is_found.reshape(-1))
+
+
+def _space(coefficients: NDArray[np.floating], room: Tensor | None) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Return arrays of the coefficients' shape for magnitudes and whether each is a candidate, from the room if any."""
+    shape, size = coefficients.shape, coefficients.size
+    if room is None or coefficients.dtype != np.float32:
+        return np.empty(shape, dtype=coefficients.dtype), np.empty(shape, dtype=np.bool_)
+    flat = room.view(-1).numpy()
+    return flat[:size].reshape(shape), flat[size : 2 * size].view(np.bool_)[:size].reshape(shape)
 
 
 def _with_fillers(
@@ -177,9 +215,9 @@ def _with_fillers(
     indices = torch.from_numpy(np.where(is_used, indices, last))
     numbers, rows = torch.from_numpy(counts.astype(np.int16)), torch.from_numpy(np.flatnonzero(is_sorted))
     if len(rows):
-        best = _sort(coefficients[rows].abs(), topk)
+        best = _sort(coefficients[rows], topk)
         indices[rows], numbers[rows] = best.indices, best.counts
-    return Kept(indices, numbers)
+    return Kept(indices, numbers, coefficients.gather(-1, indices.long()))
 
 
 def _least_kept(candidates: NDArray[np.floating], counts: NDArray[np.int64], topk: int) -> NDArray[np.floating]:
@@ -187,15 +225,34 @@ def _least_kept(candidates: NDArray[np.floating], counts: NDArray[np.int64], top
     width = max(int(counts.max(initial=0)), topk)
     table = np.zeros((len(counts), width), dtype=candidates.dtype)
     table[np.arange(width) < counts[:, None]] = candidates
-    table.partition(width - topk, axis=1)
-    return table[:, width - topk]
+    return _nth_largest(table, topk)
+
+
+def _nth_largest(rows: NDArray[np.floating], rank: int) -> NDArray[np.floating]:
+    """Return the rank-th largest of each row, (N, M) -> (N,); the rows are changed."""
+    place = rows.shape[1] - rank
+    if rows.shape[1] > _SORTED_AT_MOST:
+        rows.partition(place, axis=1)
+    else:
+        rows.sort(axis=1)
+    return rows[:, place]
 
 
 def true_places(mask: Tensor) -> Tensor:
     """Return where a mask of any shape, flattened, is true: int64, ascending."""
     if mask.device.type == "cpu":  # numpy does it six times faster than torch
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+        return torch.from_numpy(_true_places(mask.numpy().reshape(-1)))
     return mask.flatten().nonzero()[:, 0]
+
+
+def _true_places(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return where a mask, (M,) contiguous, is true, ascending; where few are, eight at a time are passed over."""
+    if mask.size % 8:
+        return np.flatnonzero(mask)
+    words = mask.view(np.uint64)
+    filled = np.flatnonzero(words != 0)
+    among = np.flatnonzero(words[filled].view(np.bool_))
+    return filled[among >> 3] << 3 | among & 7
 
 
 def used_slots(counts: Tensor, topk: int) -> Tensor:

@@ -14,7 +14,7 @@ from templar_pl.compression.momentum import Sent, Taken, accumulate_, restore_, 
 from templar_pl.compression.receive import Receiver
 from templar_pl.compression.slab import Slab
 from templar_pl.compression.sparse import JoinedChunks, SparseChunks, concatenate
-from templar_pl.compression.workers import share_tensors, threads_of
+from templar_pl.compression.workers import alone, share_tensors, threads_for
 from templar_pl.config import CompressionConfig
 
 
@@ -61,7 +61,8 @@ class TorchEngine:
             for slab, block in dealt:
                 self._fold_(slab, block, gradients, lr, room)
 
-        share_tensors(work, fold, device=self._device)
+        with alone(self._device) as threads:
+            share_tensors(work, fold, device=self._device, threads=threads)
 
     def compress_(self) -> Body:
         """Take the largest coefficients out of the momentum."""
@@ -99,19 +100,24 @@ class TorchEngine:
             # What is small comes first, so that the sections of large matrices need not wait for a vector among them.
             portions = [[place] for place in sorted(order, key=lambda place: self._slabs[place].momentum.numel())]
         sent: dict[int, Sent] = {}
-        sections = SectionsInOrder(self._grids, ready)
-        for portion in portions:
-            sent |= self._send_portion_(portion, gradients, lr)
-            for place in portion:
-                sections.add(self._slabs[place].names, sent[place].said)
-        self._sent = [sent[place] for place in order]
-        return sections.body(self._said_by_form())
+        with alone(self._device) as threads:
+            sections = SectionsInOrder(self._grids, ready, threads=threads)
+            for portion in portions:
+                sent |= self._send_portion_(portion, gradients, lr, threads)
+                for place in portion:
+                    sections.add(self._slabs[place].names, sent[place].said)
+            self._sent = [sent[place] for place in order]
+            return sections.body(self._said_by_form())
 
     def _send_portion_(
-        self, portion: Sequence[int], gradients: Mapping[str, Tensor | None] | None, lr: Mapping[str, float]
+        self,
+        portion: Sequence[int],
+        gradients: Mapping[str, Tensor | None] | None,
+        lr: Mapping[str, float],
+        threads: int,
     ) -> dict[int, Sent]:
         """Send slabs by their places; deal their blocks out to threads."""
-        batches = {s: self._batches(self._slabs[s]) for s in portion}
+        batches = {s: self._batches(self._slabs[s], threads) for s in portion}
         work = [(s, b) for s, of_slab in batches.items() for b in range(len(of_slab))]
         taken: dict[tuple[int, int], Taken] = {}
 
@@ -120,7 +126,7 @@ class TorchEngine:
             for s, b in dealt:
                 taken[s, b] = self._take_(self._slabs[s], batches[s][b], gradients, lr, room)
 
-        share_tensors(work, send, device=self._device)
+        share_tensors(work, send, device=self._device, threads=threads)
         sent = {}
         for s, of_slab in batches.items():
             slab, parts = self._slabs[s], [taken[s, b] for b in range(len(of_slab))]
@@ -149,10 +155,11 @@ class TorchEngine:
         momentum = slab.momentum[start : batch[-1].chunks.stop]
         return take_(momentum, self._grids[slab.names[0]], portions=portions(), room=room)
 
-    def _batches(self, slab: Slab) -> Sequence[Sequence[Block]]:
+    def _batches(self, slab: Slab, threads: int) -> Sequence[Sequence[Block]]:
         """Cut the blocks of a slab into batches; what is small is worked on together in each."""
         block, batch = self._chunks_of_block(slab), max(1, BATCH // slab.momentum.shape[1])
-        return batches_of(self._grids, slab.names, block=block, batch=batch, threads=threads_of(self._device))
+        dealt = threads_for(self._device, threads)
+        return batches_of(self._grids, slab.names, block=block, batch=batch, threads=dealt)
 
     def _said_by_form(self) -> list[JoinedChunks]:
         """Return what was sent of the parameters of each form, which may lie in several slabs."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -40,30 +41,40 @@ def share_out(items: Sequence[Item], run: Callable[[Iterator[Item]], None], *, t
         other.result()
 
 
-def share_tensors(items: Sequence[Item], run: Callable[[Iterator[Item]], None], *, device: torch.device) -> None:
-    """Do what `share_out` does for work of torch in full precision: on a CPU in as many threads as torch may use.
+@contextmanager
+def alone(device: torch.device) -> Iterator[int]:
+    """Let torch compute in full precision and in one thread inside the block; yield how many threads it may use.
 
-    Each of them computes alone meanwhile: threads that share a small operation wait for each other longer than they
-    work. On other devices one thread says what is to be done.
+    Threads that share a small operation wait for each other longer than they work. Precision belongs to the process:
+    it is set around all threads of `share_tensors`, so that none takes it back while others compute.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with full_precision(device):
+            yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def share_tensors(
+    items: Sequence[Item], run: Callable[[Iterator[Item]], None], *, device: torch.device, threads: int
+) -> None:
+    """Do what `share_out` does for work of torch, inside of `alone`, each thread alone.
+
+    On other devices than a CPU one thread says what is to be done.
     """
 
-    def alone(dealt: Iterator[Item]) -> None:
-        torch.set_num_threads(1)
-        with full_precision(device):
+    def run_alone(dealt: Iterator[Item]) -> None:
+        with alone(device):
             run(dealt)
 
-    threads = threads_of(device)
-    # Precision belongs to the process: set around all threads, so that none takes it back while others compute.
-    with full_precision(device):
-        if min(threads, len(items)) < 2:
-            run(iter(items))
-            return
-        try:
-            share_out(items, alone, threads=threads)
-        finally:
-            torch.set_num_threads(threads)
+    if threads_for(device, threads) < 2 or len(items) < 2:
+        run(iter(items))
+    else:
+        share_out(items, run_alone, threads=threads)
 
 
-def threads_of(device: torch.device) -> int:
+def threads_for(device: torch.device, threads: int) -> int:
     """Return how many threads `share_tensors` uses at most."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
+    return threads if device.type == "cpu" else 1

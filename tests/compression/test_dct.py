@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_the_dct_is_that_of_dense_float64_matrices(shape: tuple[int, ...], chunk
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
 @pytest.mark.parametrize(
     "shape",
-    [(), (9,), (0, 3), (3, 0), (7, 5), (64, 1040), (70, 1040), (600, 1040), (600, 1030), (640, 192), (5, 3, 70)],
+    [(), (9,), (0, 3), (3, 0), (7, 5), (64, 1040), (70, 1040), (640, 192), (5, 3, 70), (1088, 1040), (1100, 1030)],
 )
 def test_folding_is_the_decayed_sum_with_the_dct(shape: tuple[int, ...], layout: str) -> None:
     tensor, grid = random_tensor(shape, 1), chunk_grid(shape, chunk_size=16, topk=1)
@@ -56,6 +58,28 @@ def test_folding_is_the_decayed_sum_with_the_dct(shape: tuple[int, ...], layout:
     fold_dct_(coefficients, tensor, grid, decay=0.75, lr=-2.0)
 
     torch.testing.assert_close(coefficients, 0.75 * before - 2 * dct_chunks(tensor, grid), rtol=0, atol=2e-5)
+
+
+def test_what_lay_in_the_room_does_not_matter() -> None:
+    tensor, grid = random_tensor((70, 90), 1), chunk_grid((70, 90), chunk_size=64, topk=1)
+    folded = []
+    for content in (0.0, math.nan):
+        coefficients, room = torch.ones(grid.num_chunks, grid.chunk_numel), torch.full((8 * 4096,), content)
+        fold_dct_(coefficients, tensor, grid, decay=0.5, lr=1.0, room=room)
+        folded.append(coefficients)
+
+    assert torch.equal(*folded)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_any_float_dtype_is_folded_in_fp32(dtype: torch.dtype) -> None:
+    tensor, grid = random_tensor((64, 128), 0).to(dtype), chunk_grid((64, 128), chunk_size=64, topk=1)
+    by_dtype, by_fp32 = torch.ones(2, 4096), torch.ones(2, 4096)
+
+    fold_dct_(by_dtype, tensor, grid, decay=0.5, lr=1.0)
+    fold_dct_(by_fp32, tensor.float(), grid, decay=0.5, lr=1.0)
+
+    assert torch.equal(by_dtype, by_fp32)
 
 
 @given(SHAPES, CHUNK_SIZES, st.integers(0, 999))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from templar_pl.compression.topk import keep_largest, used_slots
+from templar_pl.compression.topk import keep_largest, true_places, used_slots
 from tests.compression import reference
 
 
@@ -42,6 +42,7 @@ def test_the_kept_places_are_those_of_the_reference(drawn: tuple[Tensor, int], d
 
     got = [row[:count] for row, count in zip(kept.indices.tolist(), kept.counts.tolist(), strict=True)]
     assert got == [reference.largest_places(row.double().numpy(), topk) for row in coefficients]
+    assert torch.equal(kept.values, coefficients.gather(-1, kept.indices.long()))
 
 
 @given(
@@ -79,11 +80,32 @@ def test_portions_are_searched_as_soon_as_they_are_there(height: int, has_room: 
             coefficients[portion] = final[portion]
             yield portion
 
-    kept = keep_largest(coefficients, 50, portions=written(), room=torch.empty(height * 256) if has_room else None)
+    kept = keep_largest(coefficients, 50, portions=written(), room=torch.empty(2 * height * 256) if has_room else None)
 
     at_once = keep_largest(final, 50)
     assert torch.equal(kept.indices, at_once.indices)
     assert torch.equal(kept.counts, at_once.counts)
+    assert torch.equal(kept.values, final.gather(-1, at_once.indices.long()))
+
+
+@pytest.mark.parametrize("crowds", [0, 3, 20])
+def test_chunks_in_which_many_are_as_large_do_not_disturb_the_others(crowds: int) -> None:
+    coefficients = torch.randn(20, 4096, generator=torch.Generator().manual_seed(crowds))
+    coefficients[20 - crowds :] = coefficients[20 - crowds :].sign()
+    kept = keep_largest(coefficients, 32)
+
+    assert kept.indices.tolist() == [reference.largest_places(row.double().numpy(), 32) for row in coefficients]
+    assert torch.equal(kept.values, coefficients.gather(-1, kept.indices.long()))
+
+
+@given(st.lists(st.integers(0, 199), max_size=30), st.integers(0, 200))
+def test_true_places_are_where_a_mask_is_true(places: list[int], length: int) -> None:
+    mask = torch.zeros(length, dtype=torch.bool)
+    expected = sorted({place for place in places if place < length})
+    mask[expected] = True
+
+    assert true_places(mask).tolist() == expected
+    assert true_places(torch.ones(length, dtype=torch.bool)).tolist() == list(range(length))
 
 
 def test_the_layout_of_the_coefficients_does_not_matter() -> None:

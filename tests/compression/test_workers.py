@@ -14,7 +14,7 @@ from templar_pl.compression.blocks import batches_of, owners_of
 from templar_pl.compression.body import read_body
 from templar_pl.compression.grid import as_grids, chunk_grid
 from templar_pl.compression.slab import SLAB_NUMEL, momentum_of, new_slabs
-from templar_pl.compression.workers import share_out, share_tensors
+from templar_pl.compression.workers import alone, share_out, share_tensors
 from templar_pl.config import CompressionConfig
 
 CPU = torch.device("cpu")
@@ -93,8 +93,8 @@ def test_threads_of_torch_are_as_before_after_work_and_after_an_error() -> None:
 
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ValueError, match="in 1 thread"):
-            share_tensors(range(4), fail, device=CPU)
+        with pytest.raises(ValueError, match="in 1 thread"), alone(CPU) as threads:
+            share_tensors(range(4), fail, device=CPU, threads=threads)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
