@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -135,15 +135,15 @@ class Miner(threading.Thread):
 def run_of(root: Path, windows: int) -> Iterator[tuple[SmallAggregator, Miner, Miner]]:
     """Start an aggregator, bob, and carol, who does not see bob's payloads in time."""
     aggregator = SmallAggregator(root, ConvClassifier(), COMPRESSION, WINDOW, chain=CHAIN, lr=LR)
-    bob = Miner(root, "bob", windows)
-    carol = Miner(root, "carol", windows, blind_to=bob)
-    for miner in (bob, carol):
-        miner.start()
-    yield aggregator, bob, carol
-    for miner in (bob, carol):
-        miner.join(LONG_S)
-        assert not miner.is_alive()
-    aggregator.close()
+    with closing(aggregator):
+        bob = Miner(root, "bob", windows)
+        carol = Miner(root, "carol", windows, blind_to=bob)
+        for miner in (bob, carol):
+            miner.start()
+        yield aggregator, bob, carol
+        for miner in (bob, carol):
+            miner.join(LONG_S)
+            assert not miner.is_alive()
 
 
 def test_who_cannot_read_a_listed_payload_any_more_applies_the_aggregate_of_its_window(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from templar_pl.errors import StoreError
 from templar_pl.exchange import BucketReader, Buckets, ObjectInfo
 from templar_pl.exchange.store import Bucket
 from templar_pl.node_config import FollowConfig
+from templar_pl.protocol import Manifest
 from templar_pl.protocol.keys import manifest_keys, parse_payload_key
 from templar_pl.training import Connection, WindowReport
 from templar_pl.units import Hotkey, Window
@@ -127,31 +129,37 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("runs")
     alice = load_or_create_hotkey(root / "hotkeys", "alice").hotkey
     aggregator = SmallAggregator(root, ConvClassifier(), COMPRESSION, WINDOW, chain=CHAIN, lr=LR)
-    networks = {name: LocalNetwork(str(root), hotkey=name, chain=CHAIN, follow=FOLLOW) for name in ("alice", "bob")}
-    miners = {name: Miner(network) for name, network in networks.items()}
-    miners["carol"] = Miner(HalfBlindNetwork(root, "carol"))
-    for miner in miners.values():
-        miner.start()
-    manifests, late = [], []
-    for number in range(WINDOWS):
-        window = Window(number)
-        manifests.append(aggregator.follow(window, frozenset([alice] if window in LEFT_OUT else [])))
-        late.append(manifests[-1])
-        if window not in SILENT:
-            while late:
-                aggregator.publish(late.pop(0))
-    for miner in miners.values():
-        miner.join(120)
-        assert not miner.is_alive()
-        assert not miner.failure
-    uids = {peer.hotkey: uid for uid, peer in aggregator.connection.chain.peers().items()}
-    aggregator.close()
+    with closing(aggregator):
+        networks = {name: LocalNetwork(str(root), hotkey=name, chain=CHAIN, follow=FOLLOW) for name in ("alice", "bob")}
+        miners = {name: Miner(network) for name, network in networks.items()}
+        miners["carol"] = Miner(HalfBlindNetwork(root, "carol"))
+        manifests = _run(aggregator, list(miners.values()), alice)
+        uids = {peer.hotkey: uid for uid, peer in aggregator.connection.chain.peers().items()}
     return {
         "modules": {"writer": aggregator.module, **{name: miner.module for name, miner in miners.items()}},
         "reports": {name: miner.module.reports for name, miner in miners.items()},
         "manifests": manifests,
         "alice": uids[alice],
     }
+
+
+def _run(aggregator: SmallAggregator, miners: list[Miner], left_out: Hotkey) -> list[Manifest]:
+    """Run until all miners are done, and return the manifests; those of SILENT are published after it."""
+    for miner in miners:
+        miner.start()
+    manifests, late = [], []
+    for number in range(WINDOWS):
+        window = Window(number)
+        manifests.append(aggregator.follow(window, frozenset([left_out] if window in LEFT_OUT else [])))
+        late.append(manifests[-1])
+        if window not in SILENT:
+            while late:
+                aggregator.publish(late.pop(0))
+    for miner in miners:
+        miner.join(120)
+        assert not miner.is_alive()
+        assert not miner.failure
+    return manifests
 
 
 def test_all_end_with_the_same_bits_as_the_aggregator(told: dict[str, Any]) -> None:

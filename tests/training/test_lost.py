@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,11 @@ def test_a_node_with_other_parameters_stops_where_nobody_has_those_of_the_run(tm
         for number in range(4):
             aggregator.publish(aggregator.follow(Window(number)))
 
-    writer = threading.Thread(target=write, daemon=True)
-    writer.start()
-    with pytest.raises(OutOfSyncError, match="the manifest is of parameters"):
-        quiet_trainer(strategy, 4, saver, enable_checkpointing=True).fit(astray, stripes())
-    writer.join(60)
-    aggregator.close()
+    with closing(aggregator):
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        with pytest.raises(OutOfSyncError, match="the manifest is of parameters"):
+            quiet_trainer(strategy, 4, saver, enable_checkpointing=True).fit(astray, stripes())
+        writer.join(60)
 
     assert not list((tmp_path / "saved").glob("*"))
