@@ -140,22 +140,21 @@ Ready = Callable[[memoryview], None]
 class SectionsInOrder:
     """Sections of a body that are made in any order and handed on in theirs."""
 
-    def __init__(self, grids: Mapping[str, ChunkGrid], ready: Ready | None, *, threads: int = 1) -> None:
+    def __init__(self, grids: Mapping[str, ChunkGrid], ready: Ready | None) -> None:
         """Start with none.
 
         Args:
             grids: the chunks of each parameter.
             ready: takes each section as soon as all before it are there too; None if nobody waits for them.
-            threads: that write a section at most.
         """
-        self._grids, self._ready, self._threads = grids, ready, threads
+        self._grids, self._ready = grids, ready
         self._names = list(plan_body(grids).sections)
         self._sections: dict[str, bytes] = {}
         self._handed_on = 0
 
     def add(self, names: Sequence[str], said: JoinedChunks) -> None:
         """Write what is sent of parameters with chunks of one form; nothing is checked."""
-        self._sections |= zip(names, encode_sections(said, self._grids[names[0]], threads=self._threads), strict=True)
+        self._sections |= zip(names, encode_sections(said, self._grids[names[0]]), strict=True)
         if self._ready is None:
             return
         while self._handed_on < len(self._names) and self._names[self._handed_on] in self._sections:

@@ -96,7 +96,9 @@ writes the next reads from the cache."""
 def fold_dct_(
     coefficients: Tensor, tensor: Tensor, grid: ChunkGrid, *, decay: float, lr: float, room: Tensor | None = None
 ) -> None:
-    """Set coefficients to decay * coefficients + lr * DCT(tensor), in fp32; on a CPU without a copy of the whole.
+    """Set coefficients to decay * coefficients + lr * DCT(tensor), in fp32.
+
+    On a CPU no tensor of fp32 is copied as a whole, nor is its transform held beside the coefficients.
 
     Args:
         coefficients: (N, K) fp32, contiguous.
@@ -104,8 +106,8 @@ def fold_dct_(
         grid: how it is cut.
         decay: factor of what was there.
         lr: factor of what is added.
-        room: fp32, at least twice as many elements as the coefficients, to work in: fresh memory costs as much as a
-            product.
+        room: fp32, on a CPU, at least twice as many elements as the coefficients, to work in: fresh memory costs as
+            much as a product.
     """
     if grid.is_vector or coefficients.device.type != "cpu":
         coefficients.mul_(decay).add_(dct_chunks(tensor, grid), alpha=lr)

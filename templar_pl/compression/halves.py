@@ -69,7 +69,7 @@ def transform_down_back(chunks: Array, basis: Array, room: Array, *, out: Array)
         return
     half = height // 2
     halves = room.reshape(2, len(chunks), half, chunks.shape[2])
-    coefficients = chunks.reshape(len(chunks), half, 2, -1).transpose(2, 0, 1, 3)
+    coefficients = chunks.reshape(len(chunks), half, 2, chunks.shape[2]).transpose(2, 0, 1, 3)
     multiply_matrices(_by_parity(basis).swapaxes(1, 2)[:, None], coefficients, out=halves)
     even, odd = halves
     np.add(even, 0.0, out=even)  # a sum or a difference of which the first is no negative zero is none

@@ -47,9 +47,10 @@ class Receiver:
     def update(self, payloads: Sequence[Mapping[str, SparseChunks]], out: Mapping[str, Tensor]) -> None:
         """Write the update that payloads, at least one, make of some or all parameters into fp32 tensors."""
         asked = {name: grid for name, grid in self.grids.items() if name in out}
+        # Decoding, which may come due here, has threads of its own.
+        said = [(names, [_joined(payload, names) for payload in payloads]) for names in alike(asked)]
         with alone(self.device) as threads:
-            forms = [self._form(payloads, names, threads) for names in alike(asked)]
-            self._update(forms, out, threads)
+            self._update([self._form(names, of_form, threads) for names, of_form in said], out, threads)
 
     def _update(self, forms: Sequence[_Form], out: Mapping[str, Tensor], threads: int) -> None:
         """Deal the batches of forms out to threads."""
@@ -64,12 +65,11 @@ class Receiver:
 
         share_tensors(work, add, device=self.device, threads=threads)
 
-    def _form(self, payloads: Sequence[Mapping[str, SparseChunks]], names: Sequence[str], threads: int) -> _Form:
+    def _form(self, names: Sequence[str], said: Sequence[JoinedChunks], threads: int) -> _Form:
         """Return what payloads say of parameters with chunks of one form, in blocks that stay in the cache."""
         grid = self.grids[names[0]]
-        said = [_joined(payload, names) for payload in payloads]
         weights = weigh(said, equalise=self.equalise, device=self.device)
-        sent = len(payloads) * grid.topk  # of a chunk
+        sent = len(said) * grid.topk  # of a chunk
         batches = batches_of(
             self.grids,
             tuple(names),

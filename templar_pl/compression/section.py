@@ -122,13 +122,12 @@ def encode_section(chunks: SparseChunks, grid: ChunkGrid) -> bytes:
     return encode_sections(join([chunks]), grid)[0]
 
 
-def encode_sections(said: JoinedChunks, form: ChunkGrid, *, threads: int = 1) -> list[bytes]:
+def encode_sections(said: JoinedChunks, form: ChunkGrid) -> list[bytes]:
     """Write what is sent of parameters with chunks of one form; nothing is checked.
 
     Args:
         said: as `SparseChunks` says, on any device.
         form: a grid with such chunks.
-        threads: that share the work at most.
 
     Returns:
         The section of each parameter.
@@ -146,7 +145,7 @@ def encode_sections(said: JoinedChunks, form: ChunkGrid, *, threads: int = 1) ->
             if below is not None:
                 records[block, levels_start:] = encode_levels(below[block], form.value_bits)
 
-    threads = _worth_while(threads, len(codes))
+    threads = _threads_for(len(codes))
     share_out(list(row_blocks(len(codes), layout.code, shares=threads)), encode, threads=threads)
     sections, start = [], 0
     for base, length in zip(said.bases, said.lengths, strict=True):
@@ -224,14 +223,14 @@ def _decode_records(
             if below is not None:
                 below[block] = decode_levels(rows[:, levels_start:], counts[block], topk, value_bits, first)
 
-    threads = _worth_while(torch.get_num_threads(), len(codes))
+    threads = _threads_for(len(codes))
     share_out(list(row_blocks(len(codes), code, shares=threads)), decode, threads=threads)
     return indices, negative, counts, codes, below
 
 
-def _worth_while(threads: int, num_chunks: int) -> int:
-    """Return how many of so many threads share the work on so many chunks."""
-    return min(threads, 1 + num_chunks // _CHUNKS_A_THREAD)
+def _threads_for(num_chunks: int) -> int:
+    """Return how many threads share the work on so many chunks."""
+    return min(torch.get_num_threads(), 1 + num_chunks // _CHUNKS_A_THREAD)
 
 
 def _to_numpy(chunks: SparseChunks, grid: ChunkGrid) -> list[NDArray]:

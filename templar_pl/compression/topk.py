@@ -1,7 +1,7 @@
 """Top-k selection of DCT coefficients.
 
-Shapes: N = chunks, K = coefficients per chunk, T = kept per chunk at most; F = places that were found, of all chunks,
-chunk after chunk; W = the most of them in a chunk.
+Shapes: N = chunks, n = chunks of a portion, K = coefficients per chunk, T = kept per chunk at most; F = places that
+were found, chunk after chunk.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def keep_largest(
         coefficients: (N, K) DCT coefficients; any float dtype; finite; K in 1..4096. Those below 2**-149, the least
             magnitude of fp32, count as zeros.
         topk: coefficients to keep per chunk; 1 <= topk <= K.
-        portions: of the chunks, one behind the other, all of them; each is searched as soon as it is there, so that it
-            may be written just before.
-        room: fp32, at least twice as many elements as a portion has, to work in; fresh memory costs three times as
-            much as the magnitudes.
+        portions: of the chunks, from one to another, one behind the other, all of them; each is searched as soon as it
+            is there, so that it may be written just before.
+        room: fp32, on a CPU, at least twice as many elements as a portion has, to work in; fresh memory costs three
+            times as much as the magnitudes.
 
     Raises:
         ValueError: topk is outside 1..K.
@@ -229,7 +229,7 @@ def _least_kept(candidates: NDArray[np.floating], counts: NDArray[np.int64], top
 
 
 def _nth_largest(rows: NDArray[np.floating], rank: int) -> NDArray[np.floating]:
-    """Return the rank-th largest of each row, (N, M) -> (N,); the rows are changed."""
+    """Return the rank-th largest of each row, (rows, columns) -> (rows,); the rows are changed."""
     place = rows.shape[1] - rank
     if rows.shape[1] > _SORTED_AT_MOST:
         rows.partition(place, axis=1)
@@ -241,12 +241,12 @@ def _nth_largest(rows: NDArray[np.floating], rank: int) -> NDArray[np.floating]:
 def true_places(mask: Tensor) -> Tensor:
     """Return where a mask of any shape, flattened, is true: int64, ascending."""
     if mask.device.type == "cpu":  # numpy does it six times faster than torch
-        return torch.from_numpy(_true_places(mask.numpy().reshape(-1)))
+        return torch.from_numpy(_true_places(np.ascontiguousarray(mask.numpy()).reshape(-1)))
     return mask.flatten().nonzero()[:, 0]
 
 
 def _true_places(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return where a mask, (M,) contiguous, is true, ascending; where few are, eight at a time are passed over."""
+    """Return where a flat, contiguous mask is true, ascending; where few are, eight at a time are passed over."""
     if mask.size % 8:
         return np.flatnonzero(mask)
     words = mask.view(np.uint64)

@@ -100,14 +100,14 @@ class TorchEngine:
             # What is small comes first, so that the sections of large matrices need not wait for a vector among them.
             portions = [[place] for place in sorted(order, key=lambda place: self._slabs[place].momentum.numel())]
         sent: dict[int, Sent] = {}
-        with alone(self._device) as threads:
-            sections = SectionsInOrder(self._grids, ready, threads=threads)
-            for portion in portions:
+        sections = SectionsInOrder(self._grids, ready)
+        for portion in portions:
+            with alone(self._device) as threads:
                 sent |= self._send_portion_(portion, gradients, lr, threads)
-                for place in portion:
-                    sections.add(self._slabs[place].names, sent[place].said)
-            self._sent = [sent[place] for place in order]
-            return sections.body(self._said_by_form())
+            for place in portion:
+                sections.add(self._slabs[place].names, sent[place].said)
+        self._sent = [sent[place] for place in order]
+        return sections.body(self._said_by_form())
 
     def _send_portion_(
         self,
@@ -141,7 +141,7 @@ class TorchEngine:
         batch: Sequence[Block],
         gradients: Mapping[str, Tensor | None] | None,
         lr: Mapping[str, float],
-        room: Tensor,
+        room: Tensor | None,
     ) -> Taken:
         """Add the gradients of blocks one behind the other, if there are any, and take the largest coefficients out."""
         start = batch[0].chunks.start
@@ -176,8 +176,10 @@ class TorchEngine:
     def _chunks_of_block(self, slab: Slab) -> int:
         return max(1, elements_at_once(self._device, BLOCK_TO_SEND) // slab.momentum.shape[1])
 
-    def _room(self, blocks: Sequence[Block]) -> Tensor:
-        """Return room for the largest block, as `fold_dct_` wants it."""
+    def _room(self, blocks: Sequence[Block]) -> Tensor | None:
+        """Return room for the largest block, as `fold_dct_` and `keep_largest` want it on a CPU."""
+        if self._device.type != "cpu":
+            return None
         largest = max((b.num_chunks * b.pieces[0].grid.chunk_numel for b in blocks), default=0)
         return torch.empty(2 * largest, device=self._device)
 
@@ -187,7 +189,7 @@ class TorchEngine:
         block: Block,
         gradients: Mapping[str, Tensor | None],
         lr: Mapping[str, float],
-        room: Tensor,
+        room: Tensor | None,
     ) -> None:
         """Decay the momentum of a block and add its gradients."""
         parts = slab.momentum[block.chunks].split([piece.grid.num_chunks for piece in block.pieces])

@@ -45,8 +45,8 @@ def share_out(items: Sequence[Item], run: Callable[[Iterator[Item]], None], *, t
 def alone(device: torch.device) -> Iterator[int]:
     """Let torch compute in full precision and in one thread inside the block; yield how many threads it may use.
 
-    Threads that share a small operation wait for each other longer than they work. Precision belongs to the process:
-    it is set around all threads of `share_tensors`, so that none takes it back while others compute.
+    Threads that share a small operation wait for each other longer than they work. Other threads that use torch for the
+    first time meanwhile stay with one, since torch has one number for all that are new.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,9 +60,10 @@ def alone(device: torch.device) -> Iterator[int]:
 def share_tensors(
     items: Sequence[Item], run: Callable[[Iterator[Item]], None], *, device: torch.device, threads: int
 ) -> None:
-    """Do what `share_out` does for work of torch, inside of `alone`, each thread alone.
+    """Do what `share_out` does for work of torch, each thread `alone`; on other devices than a CPU in one thread.
 
-    On other devices than a CPU one thread says what is to be done.
+    To be called inside of `alone`: precision belongs to the process, and is not to be taken back by the first thread
+    that ends while others compute.
     """
 
     def run_alone(dealt: Iterator[Item]) -> None:

@@ -29,16 +29,3 @@ def test_other_threads_keep_theirs() -> None:
         other.join()
 
     assert seen == [before]
-
-
-@pytest.mark.parametrize("width", [7, 1024, 4096])
-def test_results_are_the_same_inside(width: int) -> None:
-    rows = np.random.default_rng(width).standard_normal((9, width)).astype(np.float32)
-    bounds = rows.mean(axis=1, keepdims=True)
-    outside = rows >= bounds, rows[::-1, ::2] + bounds, rows.astype(np.float64) + rows
-
-    with row_by_row():
-        inside = rows >= bounds, rows[::-1, ::2] + bounds, rows.astype(np.float64) + rows
-
-    for one, other in zip(outside, inside, strict=True):
-        np.testing.assert_array_equal(one, other)

@@ -106,6 +106,7 @@ def test_true_places_are_where_a_mask_is_true(places: list[int], length: int) ->
 
     assert true_places(mask).tolist() == expected
     assert true_places(torch.ones(length, dtype=torch.bool)).tolist() == list(range(length))
+    assert true_places(mask.repeat_interleave(2)[::2]).tolist() == expected
 
 
 def test_the_layout_of_the_coefficients_does_not_matter() -> None:

@@ -30,7 +30,7 @@ RULES: tuple[Rule, ...] = ("mean", "sum")
 EQUALISE: tuple[Equalise, ...] = ("norm", "clip", "none")
 SEEDS = st.integers(0, 2**32 - 1)
 BITS: st.SearchStrategy[ValueBits] = st.sampled_from([1, 2, 3, 8])
-SHAPES = st.sampled_from([(), (1,), (7,), (0, 3), (13, 11), (5, 1), (1, 9), (2, 3, 2, 5), (8, 16)])
+SHAPES = st.sampled_from([(), (1,), (7,), (0, 3), (4, 0), (13, 11), (5, 1), (1, 9), (2, 3, 2, 5), (8, 16)])
 
 
 def exact(

@@ -100,6 +100,23 @@ def test_threads_of_torch_are_as_before_after_work_and_after_an_error() -> None:
         torch.set_num_threads(1)
 
 
+def test_torch_is_as_it_was_for_who_takes_sections_and_after_an_error_of_theirs() -> None:
+    codec = MomentumCodec(SHAPES, CompressionConfig(), CPU, backend="torch")
+    gradients, seen = {name: torch.ones(shape) for name, shape in SHAPES.items()}, list[tuple[int, bool]]()
+
+    def take(section: memoryview) -> None:
+        seen.append((torch.get_num_threads(), torch.is_grad_enabled()))
+        raise ValueError("taken")
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="taken"):
+            codec.send_(gradients, dict.fromkeys(SHAPES, 0.1), ready=take)
+        assert [*seen, (torch.get_num_threads(), torch.is_grad_enabled())] == [(2, True)] * 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_two_threads_send_keep_and_apply_the_same_bits_as_one() -> None:
     codecs = [MomentumCodec(SHAPES, CompressionConfig(), CPU, backend="torch") for _ in range(2)]
     sent, updates = [], []
