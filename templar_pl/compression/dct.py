@@ -89,8 +89,8 @@ def paste_signs_(tensor: Tensor, chunks: Tensor, grid: ChunkGrid) -> None:
 
 
 _TRANSFORMED_AT_ONCE = 2**19
-"""Elements that are transformed together on a CPU: fewer make two threads slower, and few enough that what one product
-writes the next reads from the cache."""
+"""Elements that are transformed together on a CPU, about, in equal steps: fewer make two threads slower, and few enough
+that what one product writes the next reads from the cache."""
 
 
 def fold_dct_(
